@@ -1,0 +1,67 @@
+/*
+ * Structured log lines. Any thread formats its own line into a bounded ring of its own (made at
+ * the thread's first line, reused when a thread has ended); the control thread writes the rings out
+ * in order of time. No writer ever waits: when a ring is full or the reader of the log is slow,
+ * lines are dropped and counted. Before log_start (and after log_stop) lines go straight to stderr.
+ */
+#ifndef GRAFT_BASE_LOG_H
+#define GRAFT_BASE_LOG_H
+
+#include "base/base.h"
+#include "base/err.h"
+#include "base/str.h"
+
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR }; /* = GRAFT_DEBUG..GRAFT_ERR */
+
+struct log_settings {
+    enum log_level level;
+    bool json;        /* else text for people */
+    const char *file; /* "" or NULL = stderr */
+};
+
+extern _Atomic int log_level_now; /* read by log_on() only */
+
+static inline bool log_on(enum log_level level)
+{
+    return (int)level >= __atomic_load_n((int *)&log_level_now, __ATOMIC_RELAXED);
+}
+
+/* One line being built, on the caller's stack. Fields appear in the order of the calls; "ts",
+   "level", "event", "msg" come first. A line longer than LOG_LINE_MAX is cut at a field and marked
+   "truncated":true: what is written is always one valid JSON object (or one text line: control
+   characters escaped, so that no line can be forged). */
+#define LOG_LINE_MAX 4096
+struct log_line {
+    enum log_level level;
+    bool on, cut;
+    size_t len;
+    uint64_t order_us;
+    char text[LOG_LINE_MAX];
+};
+
+/* log_begin(&l, LOG_INFO, "swap", "swapped %s", name); log_str(&l, "plugin", ...); log_end(&l); */
+void log_begin(struct log_line *l, enum log_level level, const char *event, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+void log_str(struct log_line *l, const char *key, struct str value);
+void log_z(struct log_line *l, const char *key, const char *value); /* NULL: null */
+void log_u64(struct log_line *l, const char *key, uint64_t value);
+void log_int(struct log_line *l, const char *key, int64_t value);
+void log_bool(struct log_line *l, const char *key, bool value);
+void log_raw(struct log_line *l, const char *key, struct str json); /* valid JSON */
+void log_end(struct log_line *l);
+
+/* A line with nothing but a message. */
+void log_msg(enum log_level level, const char *event, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* Control thread. `wake_fd`: an eventfd that becomes readable when there is something to write. */
+int log_start(const struct log_settings *settings, int *wake_fd, struct err *err);
+int log_configure(const struct log_settings *settings, struct err *err); /* HUP */
+int log_reopen(struct err *err);                                         /* USR1 */
+/* Writes what can be written without blocking. Returns the descriptor to wait for writability of
+   (a pipe that is full), or -1 when all is out. */
+int log_drain(void);
+/* At exit: tries for at most `ms` to get everything out. */
+void log_flush(unsigned ms);
+uint64_t log_dropped(void); /* lines dropped since start; any thread */
+
+#endif

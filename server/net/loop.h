@@ -1,0 +1,77 @@
+/*
+ * One worker's event loop as everything below run/ sees it: its number, its libevent base, its
+ * inbox and wheel, and the figures that the control thread reads. Only the worker's own thread
+ * touches it, but for the inbox (anyone may send) and the fields marked [read by any].
+ */
+#ifndef GRAFT_NET_LOOP_H
+#define GRAFT_NET_LOOP_H
+
+#include "base/base.h"
+#include "base/clock.h"
+#include "base/inbox.h"
+#include "base/list.h"
+#include "base/wheel.h"
+
+#include <event2/event.h>
+#include <event2/event_struct.h>
+
+struct version;
+struct generation;
+
+/* What runs on this worker right now, for naming a callback that does not return. Written before
+   and after each plugin callback; pointers are to things that only the control thread frees.
+   [read by any, relaxed; only the control thread may follow the pointers] */
+struct loop_doing {
+    _Alignas(CACHE_LINE) struct version *version; /* NULL: no plugin code */
+    const char *route;    /* interned pattern; NULL: none */
+    const char *callback; /* "handler", "on_request", ...; a literal */
+    uint64_t since_us;
+};
+
+/* Counters of this worker [read by any through COUNTER_READ]. */
+struct loop_stats {
+    _Alignas(CACHE_LINE) uint64_t accepted, closed; /* connections; now = accepted - closed */
+    uint64_t closed_by_us;    /* of `closed`: the server ended it (timeout, error, drain, close) */
+    uint64_t requests;        /* requests whose head was complete */
+    uint64_t in_flight;       /* of them, not yet over */
+    uint64_t responses[6];    /* by status class; [0] = cut without an answer */
+    uint64_t refused;         /* the guard's refusals */
+    uint64_t bytes_in, bytes_out;
+    uint64_t accept_paused;   /* times accepting stood still for want of descriptors or limits */
+    uint64_t misuse;          /* contract violations seen */
+    uint64_t turned_us;       /* clock_us() when the loop last turned; a heartbeat twice a second */
+    uint64_t lag_us;          /* how late the last heartbeat came */
+};
+
+#define LOOP_MAGIC 0x6c6f6f70u
+
+struct loop {
+    unsigned magic;
+    unsigned number;
+    struct event_base *base;
+    struct inbox inbox;
+    struct wheel wheel;
+    struct generation *generation; /* what new requests here are given; see plugin/adopt.h */
+    struct loop_doing doing;
+    struct loop_stats stats;
+    struct event inbox_event, tick_event, beat_event;
+    bool tick_set;
+    uint64_t beat_due_us;
+    void (*expired)(struct wheel_timer *t, void *arg); /* the wheel's, given by the worker */
+    void *expired_arg;
+};
+
+extern _Thread_local struct loop *loop_current; /* NULL off the workers */
+
+#define ON_LOOP(l) REQUIRE(loop_current == (l))
+
+int loop_init(struct loop *l, unsigned number); /* before its thread starts */
+int loop_attach(struct loop *l, struct event_base *base); /* on its thread: events are added */
+void loop_timer(struct loop *l, struct wheel_timer *t, uint64_t deadline_ms);
+
+static inline void loop_post(struct loop *l, struct msg *m)
+{
+    inbox_send(&l->inbox, m);
+}
+
+#endif

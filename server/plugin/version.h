@@ -1,0 +1,147 @@
+/*
+ * One loaded copy of a plugin: one staged file, one dlopen handle, one configuration, one state.
+ *
+ *   staged -> loaded -> warm -> active -> cooling -> retired (freed)
+ *      \________\_________\-> failed (freed once undone)
+ *   stuck: over, but still mapped, or a callback of it has not returned (never freed)
+ *
+ * The control thread owns it and alone changes `state`; the loader works on it between a job's
+ * sending and its answer; workers touch their own cell and what never changes once it is warm.
+ */
+#ifndef GRAFT_PLUGIN_VERSION_H
+#define GRAFT_PLUGIN_VERSION_H
+
+#include "base/base.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "base/list.h"
+#include "net/loop.h"
+#include "plugin/descriptor.h"
+#include "plugin/stage.h"
+
+#include <graft/graft.h>
+
+enum version_state {
+    VERSION_STAGED,
+    VERSION_LOADED,
+    VERSION_WARM,
+    VERSION_ACTIVE,
+    VERSION_COOLING,
+    VERSION_RETIRED,
+    VERSION_FAILED,
+    VERSION_STUCK
+};
+const char *version_state_name(enum version_state s);
+
+/* Latency buckets: four to each power of two of microseconds; the last takes all that is longer
+   (about 134 s). */
+#define LATENCY_BUCKETS 108
+unsigned latency_bucket(uint64_t us);
+uint64_t latency_bound_us(unsigned bucket); /* its upper bound, inclusive */
+
+/* What the oldest unfinished request of a version on one worker waits for; a seqlock: `seq` is odd
+   while the worker writes. */
+struct version_oldest {
+    uint32_t seq;
+    uint64_t start_us;     /* 0: none */
+    const char *route;     /* interned; NULL: none (404) */
+    const char *waits_for; /* a literal: "body", "timer", "offload", "done", "client", ... */
+};
+
+/* One worker's share of a version; only that worker writes. */
+struct version_cell {
+    _Alignas(CACHE_LINE) uint64_t pins; /* requests of this worker that still use the version */
+    uint64_t served, errors;            /* requests that ended; of them with 5xx or cut */
+    uint64_t bytes_out;
+    uint64_t by_class[6]; /* by status class; [0] = cut */
+    uint64_t latency[LATENCY_BUCKETS];
+    uint64_t latency_sum_us;
+    struct version_oldest oldest;
+    struct list suspended; /* handles (plugin/chain.h) that outlived a loop turn, oldest first */
+    bool inited;           /* worker_init returned 0 and worker_fini is owed */
+    bool releasing;        /* plugin/adopt.c waits for pins == 0 */
+    bool cutting;          /* retire asked: what still runs is aborted */
+    struct msg release;    /* its message: release, then report */
+    struct msg cut;
+    struct event later;    /* one loop turn after worker_fini */
+};
+
+#define VERSION_MAGIC 0x76657273u
+
+struct serial; /* plugin/serial.h: one for each plugin name, never freed */
+
+struct version {
+    unsigned magic;
+    struct list node;         /* control: all versions (swap.h) */
+    enum version_state state; /* control */
+    char *plugin;             /* its name, = desc.name */
+    char id[40];              /* SHA12.SEQ */
+    char sha256[65], config_sha256[65];
+    char *source; /* the path that it came from */
+    struct staged staged;
+    struct descriptor desc;
+    char *config_text;  /* compact JSON of plugins.NAME.config */
+    struct json *config; /* parsed; read by any thread */
+    void *dl;
+    void *state_ptr; /* what init gave */
+
+    graft_host host; /* the table that this version's handles point to (plugin/host.h) */
+    graft_self self; /* .host = &host */
+
+    struct serial *serial; /* NULL unless GRAFT_SERIAL */
+    unsigned ncells;
+    struct version_cell *cells; /* [ncells], by worker number */
+    uint64_t outside;           /* atomic: pool jobs of it (graft_every) that run now */
+    int cooling;                /* atomic: what graft_cooling() answers, with the drain's flag */
+
+    /* The life cycle's book-keeping: which undo steps are owed. Loader and control in turn. */
+    bool init_done, started, cooled;
+    uint64_t loaded_us, cooling_us;
+    unsigned waiting; /* workers that have not reported (release, undo) */
+    unsigned inited_workers;
+    struct list every; /* graft_every registrations (plugin/every.h) */
+    char *reason;      /* failed or stuck: why */
+    uint64_t threads_before; /* loader: for thread_outlives */
+    void *swap_private;      /* plugin/swap.c's */
+};
+
+/* Pins are plain increments on the request's worker. */
+static inline void version_pin(struct version *v, unsigned worker)
+{
+    HOT_CHECK(v, VERSION_MAGIC);
+    COUNTER_ADD(v->cells[worker].pins, 1);
+}
+
+/* plugin/adopt.c: a pin reached zero while the version is being released here. */
+void adopt_cell_idle(struct version *v, struct loop *l);
+
+static inline void version_unpin(struct version **vp, struct loop *l)
+{
+    struct version *v = *vp;
+    *vp = NULL;
+    struct version_cell *cell = &v->cells[l->number];
+    HOT_REQUIRE(COUNTER_READ(cell->pins) > 0);
+    COUNTER_ADD(cell->pins, (uint64_t)-1);
+    if (__builtin_expect(cell->releasing && COUNTER_READ(cell->pins) == 0, 0))
+        adopt_cell_idle(v, l);
+}
+
+static inline struct version *version_of_self(graft_self *self)
+{
+    return container_of(self, struct version, self);
+}
+
+/* Sums over the cells. Control. */
+struct version_sums {
+    uint64_t pins, served, errors, bytes_out, by_class[6];
+    uint64_t latency[LATENCY_BUCKETS], latency_sum_us, latency_count;
+    uint64_t oldest_age_us; /* 0: none */
+    const char *oldest_route, *oldest_waits_for;
+};
+void version_sum(const struct version *v, struct version_sums *out);
+uint64_t latency_quantile_us(const uint64_t buckets[LATENCY_BUCKETS], double q);
+
+/* An immortal copy of the text, the same pointer for the same text. Control and loader. */
+const char *intern(const char *text);
+
+#endif
