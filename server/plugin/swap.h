@@ -1,0 +1,133 @@
+/*
+ * Swaps: from "look at the plugin folder" to "every worker runs the new generation", and what
+ * becomes of the versions that are left behind. One swap at a time; nothing here blocks.
+ * Everything is the control thread's, but for what says otherwise.
+ *
+ *   idle -> scanning -> loading -> preparing -> starting -> adopting -> idle
+ *              \___________\___________\___________\-> undone, the old generation serves on
+ */
+#ifndef GRAFT_PLUGIN_SWAP_H
+#define GRAFT_PLUGIN_SWAP_H
+
+#include "base/config.h"
+#include "base/err.h"
+#include "base/list.h"
+#include "net/loop.h"
+#include "plugin/generation.h"
+#include "plugin/probe.h"
+#include "plugin/stage.h"
+#include "plugin/version.h"
+
+struct pool; /* base/pool.h */
+struct swap;
+
+/* What a swap needs of the world. Copied by swap_open; what the pointers name outlives the swap,
+   but for `config`: it is the swap's from then on (swap_config). */
+struct swap_deps {
+    struct loop **loops; /* the workers; their threads run before swap_first */
+    unsigned nloops;
+    struct event_base *base; /* the control thread's */
+    struct inbox *inbox;     /* the control thread's: loaders, pool and workers answer there */
+    struct stage *stage;
+    struct probe *probe;
+    struct pool *pool;
+    struct config *config;
+
+    /* Fills version->host (and serial); once for each version, before its first callback.
+       [loader] */
+    void (*host_init)(struct version *v);
+    /* Aborts what the version still serves on this worker; more than once is harmless. [worker] */
+    void (*cut)(struct version *v, struct loop *l);
+    /* A new configuration is in force (HUP whose swap succeeded); the old one lives until every
+       worker has adopted the new one. May be NULL. */
+    void (*configured)(void *arg, struct config *config);
+    void *arg;
+};
+
+/* Takes over the thread that calls it as the control thread's. 0, or -1. */
+int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err);
+
+/* One plugin in a swap's result. */
+struct swap_entry {
+    char *plugin; /* its name; for a file whose name is not known, the file's */
+    char *id;     /* SHA12.SEQ; NULL when it never got one. A plugin that is gone: the id it had */
+    char *error;  /* failed: why. Else NULL, or "removed", "added" in `changed` */
+    char *file;   /* the path that it came from, or NULL */
+    char *stage;  /* failed: "scan", "preflight", "probe", "dlopen", "init", ... else NULL */
+};
+
+/* Valid during `done` only. */
+struct swap_result {
+    bool ok;
+    const char *word;    /* "ok", "failed", "pending", "busy", "draining" */
+    const char *reason;  /* not ok: a sentence */
+    unsigned generation; /* that serves now */
+    const struct swap_entry *changed, *unchanged, *failed;
+    size_t nchanged, nunchanged, nfailed;
+    uint64_t duration_us; /* from the trigger to the last adopt */
+    uint64_t publish_us;  /* from the first prepare to the last adopt */
+};
+
+/* A wish for a scan. The caller owns it; `done` is called exactly once, never from inside swap_ask,
+   and may free it. `pending` is an answer too: nothing follows it. */
+struct swap_ask {
+    struct list node;       /* swap.c's */
+    bool retry;             /* try identities again that failed before */
+    bool allow_empty;       /* the last plugin may vanish */
+    bool from_watch;        /* plugins vanish only when missing in two scans */
+    struct config *config;  /* NULL, or a newly loaded one: ownership passes, also on failure;
+                               installed only if the swap succeeds */
+    uint64_t asked_us;      /* clock_us() of the trigger; 0 = now */
+    unsigned long sequence; /* swap.c's */
+    void (*done)(struct swap_ask *ask, const struct swap_result *result); /* may be NULL: the ask
+                               is then never touched after it was answered */
+    void *arg;
+};
+void swap_ask(struct swap *s, struct swap_ask *ask);
+
+/* The first load: as swap_ask, but a bad plugin fails it whatever its identity did before, unless
+   plugins.NAME.required is false; `reason` lists all reasons. Once, before any swap_ask. */
+void swap_first(struct swap *s, struct swap_ask *ask);
+
+/* What is. */
+bool swap_running(const struct swap *s);        /* a swap is in progress, or waits to be repeated */
+unsigned swap_generation(const struct swap *s); /* 0 before the first */
+struct generation *swap_current(struct swap *s); /* NULL before the first */
+struct config *swap_config(struct swap *s);      /* in force; for this turn of the loop only */
+struct list *swap_versions(struct swap *s);      /* version.node: all that is loaded, also cooling,
+                                                    stuck, failed and not yet undone */
+uint64_t swap_stuck(const struct swap *s);       /* versions that are stuck now */
+
+/* Swaps since the start, by outcome. A busy or drained one is not `failed` too. */
+struct swap_counts {
+    uint64_t ok, failed, busy, draining;
+    uint64_t unchanged;                       /* of ok: nothing was to be done */
+    uint64_t retired;                         /* versions unmapped */
+    uint64_t duration_us_sum, publish_us_sum; /* of those that published */
+};
+const struct swap_counts *swap_counts(const struct swap *s);
+
+/* graftctl retire NAME@ID: aborts what a cooling version still serves. -1: no such version, or it
+   does not cool. */
+int swap_retire(struct swap *s, const char *plugin, const char *id, struct err *err);
+
+/* The drain, in this order. Each `done` is called once, from the loop, also when there was nothing
+   to do. */
+void swap_drain_begin(struct swap *s);   /* abandons what is before adopt; reloads: "draining" */
+void swap_drain_cooling(struct swap *s); /* listeners closed: graft_cooling() is true from now */
+void swap_drain_cool(struct swap *s, void (*done)(void *arg), void *arg); /* `cool` of all */
+/* worker_fini, fini, dlclose of all as their last requests end; `done` when nothing is left that
+   can end. Asks that are unanswered have been answered by then. */
+void swap_drain_fini(struct swap *s, void (*done)(void *arg), void *arg);
+/* The deadline: aborts what is still served, as retire does, and logs each version that is not
+   finished with its oldest request or its callback. How many those are. */
+unsigned swap_drain_cut(struct swap *s);
+
+/* The folder watch: inotify, debounced; asks for swaps by itself. Starting twice is harmless. */
+int swap_watch_start(struct swap *s, struct err *err);
+void swap_watch_stop(struct swap *s);
+
+/* Frees what the control thread owns, for leak checks at the end; threads may still exist. */
+void swap_close(struct swap **sp);
+
+#endif
