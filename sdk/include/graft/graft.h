@@ -1,19 +1,21 @@
 /*
  * graft.h: the plugin contract.
  *
- * A plugin is a shared object that exports one object, graft_plugin_v1, which GRAFT_PLUGIN() defines. The server exports
- * nothing: its functions reach the plugin in a table, struct graft_host, to which every handle
- * points; the functions below are inline wrappers around that table.
+ * A plugin is a shared object that exports one object, graft_plugin_v1, which GRAFT_PLUGIN()
+ * defines. The server exports nothing: its functions reach the plugin in a table, struct
+ * graft_host, to which every handle points; the functions below are inline wrappers around that
+ * table.
  *
  * Every comment carries the threads on which a call is made or may be made:
  *   [loader]  the thread that loads and unloads; one plugin at a time; may block
- *   [worker]  the thread that owns the request (or, for worker_init, the worker itself); must not block
- *   [pool]    the threads for offloaded work and graft_every
- *   [any]     all of them, and threads that the plugin made
+ *   [worker]  the thread that owns the request (or, for worker_init, the worker itself); must not
+ * block [pool]    the threads for offloaded work and graft_every [any]     all of them, and threads
+ * that the plugin made
  *
  * Two rules hold everywhere. A plugin is never called from inside a call that it made itself:
- * graft_done, graft_continue, graft_flush and graft_abort only mark, and what follows from them runs after every plugin frame
- * has returned. And a handle belongs to the plugin that was given it; it is never passed to another.
+ * graft_done, graft_continue, graft_flush and graft_abort only mark, and what follows from them
+ * runs after every plugin frame has returned. And a handle belongs to the plugin that was given it;
+ * it is never passed to another.
  *
  * C11, and C++17 with GNU designated initialisers or C++20.
  */
@@ -58,7 +60,7 @@ _Static_assert(GRAFT_NEEDS <= GRAFT_MINOR, "GRAFT_NEEDS asks for more than this 
 
 #if defined(__GNUC__) || defined(__clang__)
 #define GRAFT_PRINTF_(fmt, args) __attribute__((__format__(__printf__, fmt, args)))
-#define GRAFT_EXPORT_ __attribute__((__visibility__("default")))
+#define GRAFT_EXPORT_            __attribute__((__visibility__("default")))
 #else
 #define GRAFT_PRINTF_(fmt, args)
 #define GRAFT_EXPORT_
@@ -93,8 +95,9 @@ typedef struct graft_str {
 
 /* What a handler or a middleware answers. Anything outside the enum counts as GRAFT_ERROR. */
 typedef enum graft_next {
-    GRAFT_NEXT = 0,  /* middleware: go on. Handler: same as GRAFT_DONE. */
-    GRAFT_DONE = 1,  /* the response is what has been set: answer; the rest of the chain is skipped */
+    GRAFT_NEXT = 0, /* middleware: go on. Handler: same as GRAFT_DONE. */
+    GRAFT_DONE =
+        1, /* the response is what has been set: answer; the rest of the chain is skipped */
     GRAFT_LATER = 2, /* not finished: exactly one graft_done() (handler) or graft_continue()
                         (middleware), or graft_abort(), follows */
     GRAFT_ERROR = 3  /* answer 500; the reason given to graft_fail_req() goes to the log */
@@ -107,7 +110,8 @@ typedef graft_next graft_handler(graft_req *req, void *state);
 #define GRAFT_STREAM 1u
 
 /* graft_plugin.flags */
-#define GRAFT_SERIAL 1u    /* request callbacks and graft_every run one at a time per plugin name,
+#define GRAFT_SERIAL                                                                               \
+    1u                     /* request callbacks and graft_every run one at a time per plugin name, \
                               across versions; held for one callback, not across GRAFT_LATER */
 #define GRAFT_NEED_BODY 2u /* on_request waits for the whole body, and so does all after it */
 
@@ -184,20 +188,20 @@ struct graft_host {
     uint32_t reserved;
 
     /* The request */
-    graft_str (*method)(const graft_req *req);                              /* [worker] [any] in LATER */
-    graft_str (*path)(const graft_req *req);                                /* [worker] [any] in LATER */
-    graft_str (*target)(const graft_req *req);                              /* [worker] [any] in LATER */
-    graft_str (*param)(const graft_req *req, const char *name);             /* [worker] [any] in LATER */
-    graft_str (*query)(graft_req *req, const char *name);                   /* [worker] */
-    graft_str (*header)(const graft_req *req, const char *name);            /* [worker] [any] in LATER */
-    size_t (*header_count)(const graft_req *req);                           /* [worker] [any] in LATER */
+    graft_str (*method)(const graft_req *req);                   /* [worker] [any] in LATER */
+    graft_str (*path)(const graft_req *req);                     /* [worker] [any] in LATER */
+    graft_str (*target)(const graft_req *req);                   /* [worker] [any] in LATER */
+    graft_str (*param)(const graft_req *req, const char *name);  /* [worker] [any] in LATER */
+    graft_str (*query)(graft_req *req, const char *name);        /* [worker] */
+    graft_str (*header)(const graft_req *req, const char *name); /* [worker] [any] in LATER */
+    size_t (*header_count)(const graft_req *req);                /* [worker] [any] in LATER */
     bool (*header_at)(const graft_req *req, size_t i, graft_str *name,
-                      graft_str *value);                                    /* [worker] [any] in LATER */
-    graft_str (*body)(graft_req *req);                                      /* [worker] */
-    graft_str (*peer)(const graft_req *req);                                /* [worker] [any] in LATER */
-    graft_str (*request_id)(const graft_req *req);                          /* [worker] [any] in LATER */
-    graft_str (*route_pattern)(const graft_req *req);                       /* [worker] [any] in LATER */
-    bool (*is_tls)(const graft_req *req);                                   /* [worker] [any] in LATER */
+                      graft_str *value);              /* [worker] [any] in LATER */
+    graft_str (*body)(graft_req *req);                /* [worker] */
+    graft_str (*peer)(const graft_req *req);          /* [worker] [any] in LATER */
+    graft_str (*request_id)(const graft_req *req);    /* [worker] [any] in LATER */
+    graft_str (*route_pattern)(const graft_req *req); /* [worker] [any] in LATER */
+    bool (*is_tls)(const graft_req *req);             /* [worker] [any] in LATER */
 
     /* The response */
     int (*status)(graft_req *req, int code);                                /* [worker] */
@@ -206,56 +210,62 @@ struct graft_host {
     int (*remove_header)(graft_req *req, const char *name);                 /* [worker] */
     int (*write)(graft_req *req, const void *data, size_t len);             /* [worker] */
     int (*write_static)(graft_req *req, const void *data, size_t len);      /* [worker] */
-    int (*vprintf)(graft_req *req, const char *fmt, va_list args) GRAFT_PRINTF_(2, 0); /* [worker] */
-    int (*send_file)(graft_req *req, int fd, int64_t offset, uint64_t len); /* [worker] */
-    int (*flush)(graft_req *req);                                           /* [worker] */
-    graft_next (*text)(graft_req *req, int code, const char *text);         /* [worker] */
+    int (*vprintf)(graft_req *req, const char *fmt, va_list args)
+        GRAFT_PRINTF_(2, 0);                                                    /* [worker] */
+    int (*send_file)(graft_req *req, int fd, int64_t offset, uint64_t len);     /* [worker] */
+    int (*flush)(graft_req *req);                                               /* [worker] */
+    graft_next (*text)(graft_req *req, int code, const char *text);             /* [worker] */
     graft_next (*json)(graft_req *req, int code, const char *json, size_t len); /* [worker] */
-    graft_next (*error)(graft_req *req, int code, const char *detail);      /* [worker] */
-    int (*response_status)(const graft_req *req);                           /* [worker] */
-    graft_str (*response_header)(const graft_req *req, const char *name);   /* [worker] */
-    graft_str (*response_body)(graft_req *req);                             /* [worker] */
-    int (*reset_response)(graft_req *req);                                  /* [worker] */
-    bool (*streaming)(const graft_req *req);                                /* [worker] */
-    uint64_t (*response_bytes)(const graft_req *req);                       /* [worker] */
-    uint64_t (*elapsed_us)(const graft_req *req);                           /* [worker] */
+    graft_next (*error)(graft_req *req, int code, const char *detail);          /* [worker] */
+    int (*response_status)(const graft_req *req);                               /* [worker] */
+    graft_str (*response_header)(const graft_req *req, const char *name);       /* [worker] */
+    graft_str (*response_body)(graft_req *req);                                 /* [worker] */
+    int (*reset_response)(graft_req *req);                                      /* [worker] */
+    bool (*streaming)(const graft_req *req);                                    /* [worker] */
+    uint64_t (*response_bytes)(const graft_req *req);                           /* [worker] */
+    uint64_t (*elapsed_us)(const graft_req *req);                               /* [worker] */
 
     /* Work that takes time */
-    int (*done)(graft_req *req);                                            /* [any] */
-    int (*resume)(graft_req *req, graft_next how);                          /* [any] */
-    void (*abort)(graft_req *req);                                          /* [any] */
-    bool (*gone)(const graft_req *req);                                     /* [any] */
+    int (*done)(graft_req *req);                                             /* [any] */
+    int (*resume)(graft_req *req, graft_next how);                           /* [any] */
+    void (*abort)(graft_req *req);                                           /* [any] */
+    bool (*gone)(const graft_req *req);                                      /* [any] */
     int (*post)(graft_req *req, void (*fn)(graft_req *, void *), void *arg); /* [any] */
     int (*offload)(graft_req *req, void (*work)(void *), void (*then)(graft_req *, void *),
-                   void *arg);                                              /* [worker] */
-    int (*after)(graft_req *req, unsigned ms, void (*fn)(graft_req *, void *), void *arg); /* [worker] */
-    int (*deadline)(graft_req *req, unsigned ms);                           /* [worker] */
+                   void *arg); /* [worker] */
+    int (*after)(graft_req *req, unsigned ms, void (*fn)(graft_req *, void *),
+                 void *arg);                                                      /* [worker] */
+    int (*deadline)(graft_req *req, unsigned ms);                                 /* [worker] */
     void (*on_abort)(graft_req *req, void (*fn)(graft_req *, void *), void *arg); /* [worker] */
     void (*on_body)(graft_req *req, void (*fn)(graft_req *, graft_str chunk, bool last, void *arg),
-                    void *arg);                                             /* [worker] */
-    void (*body_pause)(graft_req *req);                                     /* [worker] */
-    void (*body_resume)(graft_req *req);                                    /* [worker] */
+                    void *arg);                                                      /* [worker] */
+    void (*body_pause)(graft_req *req);                                              /* [worker] */
+    void (*body_resume)(graft_req *req);                                             /* [worker] */
     void (*on_writable)(graft_req *req, void (*fn)(graft_req *, void *), void *arg); /* [worker] */
-    size_t (*pending)(const graft_req *req);                                /* [worker] */
-    void *(*alloc)(graft_req *req, size_t size);                            /* [worker] */
-    void *(*scratch)(graft_req *req);                                       /* [worker] */
+    size_t (*pending)(const graft_req *req);                                         /* [worker] */
+    void *(*alloc)(graft_req *req, size_t size);                                     /* [worker] */
+    void *(*scratch)(graft_req *req);                                                /* [worker] */
 
     /* The plugin itself */
-    graft_str (*config)(graft_self *self);                                  /* [any] */
+    graft_str (*config)(graft_self *self);                                              /* [any] */
     const char *(*config_str)(graft_self *self, const char *key, const char *fallback); /* [any] */
-    int64_t (*config_int)(graft_self *self, const char *key, int64_t fallback); /* [any] */
-    bool (*config_bool)(graft_self *self, const char *key, bool fallback);  /* [any] */
-    int (*vfail)(graft_self *self, const char *fmt, va_list args) GRAFT_PRINTF_(2, 0); /* [loader], worker_init */
-    graft_next (*vfail_req)(graft_req *req, const char *fmt, va_list args) GRAFT_PRINTF_(2, 0); /* [worker] */
-    void (*vlog)(graft_self *self, int level, const char *fmt, va_list args) GRAFT_PRINTF_(3, 0); /* [any] */
-    graft_self *(*self_of)(graft_req *req);                                 /* [any] */
-    unsigned (*worker)(graft_self *self);                                   /* [worker] */
-    unsigned (*workers)(graft_self *self);                                  /* [any] */
-    struct event_base *(*loop)(graft_self *self);                           /* [worker] */
-    bool (*cooling)(graft_self *self);                                      /* [any] */
-    int (*every)(graft_self *self, unsigned ms, void (*fn)(void *state), void *state); /* [loader] */
+    int64_t (*config_int)(graft_self *self, const char *key, int64_t fallback);         /* [any] */
+    bool (*config_bool)(graft_self *self, const char *key, bool fallback);              /* [any] */
+    int (*vfail)(graft_self *self, const char *fmt, va_list args)
+        GRAFT_PRINTF_(2, 0); /* [loader], worker_init */
+    graft_next (*vfail_req)(graft_req *req, const char *fmt, va_list args)
+        GRAFT_PRINTF_(2, 0); /* [worker] */
+    void (*vlog)(graft_self *self, int level, const char *fmt, va_list args)
+        GRAFT_PRINTF_(3, 0);                      /* [any] */
+    graft_self *(*self_of)(graft_req *req);       /* [any] */
+    unsigned (*worker)(graft_self *self);         /* [worker] */
+    unsigned (*workers)(graft_self *self);        /* [any] */
+    struct event_base *(*loop)(graft_self *self); /* [worker] */
+    bool (*cooling)(graft_self *self);            /* [any] */
+    int (*every)(graft_self *self, unsigned ms, void (*fn)(void *state),
+                 void *state);                                                      /* [loader] */
     graft_metric *(*counter)(graft_self *self, const char *name, const char *help); /* [loader] */
-    void (*add)(graft_metric *metric, uint64_t n);                          /* [worker] [pool] */
+    void (*add)(graft_metric *metric, uint64_t n); /* [worker] [pool] */
 
     /* GRAFT_MINOR 0 ends here. */
 };
@@ -269,7 +279,8 @@ static inline graft_str graft_method(const graft_req *req)
 }
 
 /* [worker], and [any] between GRAFT_LATER and its done. The target's path: split at '/' first,
- * then percent-decoded, dot segments removed. "%2F" stays encoded (decoded only inside a :param). */
+ * then percent-decoded, dot segments removed. "%2F" stays encoded (decoded only inside a :param).
+ */
 static inline graft_str graft_path(const graft_req *req)
 {
     return req->host->path(req);
@@ -544,15 +555,15 @@ static inline int graft_after(graft_req *req, unsigned ms, void (*fn)(graft_req 
     return req->host->after(req, ms, fn, arg);
 }
 
-/* [worker] Replaces timeouts_ms.handler for this request: milliseconds from now until the response's
- * head must be sent; 0 = none. 0 or -1. */
+/* [worker] Replaces timeouts_ms.handler for this request: milliseconds from now until the
+ * response's head must be sent; 0 = none. 0 or -1. */
 static inline int graft_deadline(graft_req *req, unsigned ms)
 {
     return req->host->deadline(req, ms);
 }
 
-/* [worker] fn runs at most once, when the server cuts or replaces the response: the client left, any
- * timeout, a broken body, retire, the end of a drain. Never after graft_done was taken. */
+/* [worker] fn runs at most once, when the server cuts or replaces the response: the client left,
+ * any timeout, a broken body, retire, the end of a drain. Never after graft_done was taken. */
 static inline void graft_on_abort(graft_req *req, void (*fn)(graft_req *req, void *arg), void *arg)
 {
     req->host->on_abort(req, fn, arg);
@@ -580,8 +591,8 @@ static inline void graft_body_resume(graft_req *req)
     req->host->body_resume(req);
 }
 
-/* [worker] fn runs when there is room again after a body function returned 1, and once more when the
- * response is cut (writes then answer -1). */
+/* [worker] fn runs when there is room again after a body function returned 1, and once more when
+ * the response is cut (writes then answer -1). */
 static inline void graft_on_writable(graft_req *req, void (*fn)(graft_req *req, void *arg),
                                      void *arg)
 {
@@ -607,7 +618,8 @@ static inline void *graft_scratch(graft_req *req)
     return req->host->scratch(req);
 }
 
-/* ---- The plugin itself -------------------------------------------------------------------------- */
+/* ---- The plugin itself --------------------------------------------------------------------------
+ */
 
 /* [any] This plugin's "config" object as JSON text; "{}" when there is none. Lives as long as the
  * version. */
@@ -683,8 +695,8 @@ static inline unsigned graft_workers(graft_self *self)
     return self->host->workers(self);
 }
 
-/* [worker] This worker's loop, for libraries that speak libevent. What is added to it in worker_init
- * must be gone when worker_fini returns. */
+/* [worker] This worker's loop, for libraries that speak libevent. What is added to it in
+ * worker_init must be gone when worker_fini returns. */
 static inline struct event_base *graft_loop(graft_self *self)
 {
     return self->host->loop(self);
@@ -696,15 +708,15 @@ static inline bool graft_cooling(graft_self *self)
     return self->host->cooling(self);
 }
 
-/* [loader] Runs fn(state) on the pool every ms milliseconds, never twice at once, only between start
- * and cool. 0 or -1. */
+/* [loader] Runs fn(state) on the pool every ms milliseconds, never twice at once, only between
+ * start and cool. 0 or -1. */
 static inline int graft_every(graft_self *self, unsigned ms, void (*fn)(void *state), void *state)
 {
     return self->host->every(self, ms, fn, state);
 }
 
-/* [loader] A counter in /metrics, graft_plugin_<plugin>_<name>, '-' as '_'. Kept by the plugin's name:
- * no swap resets it. NULL for a bad name or without memory; graft_add() takes NULL. */
+/* [loader] A counter in /metrics, graft_plugin_<plugin>_<name>, '-' as '_'. Kept by the plugin's
+ * name: no swap resets it. NULL for a bad name or without memory; graft_add() takes NULL. */
 static inline graft_metric *graft_counter(graft_self *self, const char *name, const char *help)
 {
     return self->host->counter(self, name, help);
@@ -723,19 +735,20 @@ static inline void graft_add(graft_metric *metric, uint64_t n)
 }
 #endif
 
-/* ---- The entry symbol ----------------------------------------------------------------------------
+/* ---- The entry symbol
+ * ----------------------------------------------------------------------------
  *
- * GRAFT_PLUGIN(.name = "hello", .version = "1.0.0", .routes = …) at the end of one source file, without a
- * semicolon. In C++ the route table is a named array (there are no compound literals) and the
- * members follow the order of struct graft_plugin.
+ * GRAFT_PLUGIN(.name = "hello", .version = "1.0.0", .routes = …) at the end of one source file,
+ * without a semicolon. In C++ the route table is a named array (there are no compound literals) and
+ * the members follow the order of struct graft_plugin.
  */
 #define GRAFT_PLUGIN(...)                                                                          \
     GRAFT_QUIET_                                                                                   \
     GRAFT_EXTERN_C_ GRAFT_EXPORT_ const graft_plugin graft_plugin_v1;                              \
-    const graft_plugin graft_plugin_v1 = {.size = sizeof(graft_plugin),                            \
-                                          .needs = GRAFT_NEEDS,                                    \
-                                          .route_size = sizeof(graft_route),                       \
-                                          __VA_ARGS__};                                            \
+    const graft_plugin graft_plugin_v1 = { .size = sizeof(graft_plugin),                           \
+                                           .needs = GRAFT_NEEDS,                                   \
+                                           .route_size = sizeof(graft_route),                      \
+                                           __VA_ARGS__ };                                          \
     GRAFT_LOUD_
 
 #ifdef __cplusplus
@@ -744,27 +757,26 @@ static inline void graft_add(graft_metric *metric, uint64_t n)
 #define GRAFT_EXTERN_C_ extern
 #endif
 
-/* Members that are left out are zero on purpose, and GNU designated initialisers are what C++17 has. */
+/* Members that are left out are zero on purpose, and GNU designated initialisers are what C++17
+ * has. */
 #if defined(__clang__)
 #define GRAFT_QUIET_                                                                               \
     _Pragma("clang diagnostic push")                                                               \
-    _Pragma("clang diagnostic ignored \"-Wmissing-field-initializers\"")                           \
-    GRAFT_QUIET_CXX_
+        _Pragma("clang diagnostic ignored \"-Wmissing-field-initializers\"") GRAFT_QUIET_CXX_
 #define GRAFT_LOUD_ _Pragma("clang diagnostic pop")
 #ifdef __cplusplus
 #define GRAFT_QUIET_CXX_                                                                           \
     _Pragma("clang diagnostic ignored \"-Wunknown-warning-option\"")                               \
-    _Pragma("clang diagnostic ignored \"-Wc++20-designator\"")                                     \
-    _Pragma("clang diagnostic ignored \"-Wc++20-extensions\"")                                     \
-    _Pragma("clang diagnostic ignored \"-Wc99-designator\"")
+        _Pragma("clang diagnostic ignored \"-Wc++20-designator\"")                                 \
+            _Pragma("clang diagnostic ignored \"-Wc++20-extensions\"")                             \
+                _Pragma("clang diagnostic ignored \"-Wc99-designator\"")
 #else
 #define GRAFT_QUIET_CXX_
 #endif
 #elif defined(__GNUC__)
 #define GRAFT_QUIET_                                                                               \
     _Pragma("GCC diagnostic push")                                                                 \
-    _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"")                             \
-    GRAFT_QUIET_CXX_
+        _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") GRAFT_QUIET_CXX_
 #if defined(__cplusplus) && __GNUC__ >= 12
 #define GRAFT_QUIET_CXX_ _Pragma("GCC diagnostic ignored \"-Wc++20-extensions\"")
 #elif defined(__cplusplus)
