@@ -1,0 +1,42 @@
+/*
+ * The listening sockets, in a shape that a parent process can own: opened once, before threads
+ * start, described by one flat array. TCP addresses have one SO_REUSEPORT socket for each worker;
+ * unix sockets and those that were handed over (fd:N, LISTEN_FDS) are polled by every worker.
+ * Opened, closed and read by the control thread; workers only accept on the descriptors.
+ */
+#ifndef GRAFT_NET_LISTENER_H
+#define GRAFT_NET_LISTENER_H
+
+#include "base/config.h"
+#include "base/err.h"
+
+enum listener_kind { LISTENER_TCP, LISTENER_UNIX };
+
+struct listener {
+    int fd;
+    enum listener_kind kind;
+    int worker;       /* the one that accepts; -1 = every worker, one accept a turn */
+    bool handed_over; /* somebody else may hold it: never filtered, only our copy is closed */
+    char *path;       /* unix sockets of ours: to be unlinked; else NULL */
+    char name[128];   /* as told to people: "127.0.0.1:8080", "unix:/run/x.sock" */
+};
+
+struct listeners {
+    struct listener *all;
+    unsigned n;
+};
+
+/* Binds and listens on everything (or takes LISTEN_FDS instead); "in use" is an error, never a
+   silent share. On -1 nothing stays open and err names the address and the cause. */
+int listeners_open(struct listeners **out, const struct config *cfg, unsigned nworkers,
+                   struct err *err);
+/* Logs one `listening` event for each distinct address. */
+void listeners_log(const struct listeners *ls);
+/* Nobody waits any more: closes descriptors, unlinks unix paths of ours. Accepts NULL. */
+void listeners_free(struct listeners *ls);
+
+/* Drops SYNs that arrive from now on, and nothing else, so that the queue can be emptied and the
+   socket closed without a reset. TCP sockets that only we hold. 0 or -1 (errno). */
+int listener_refuse_new(const struct listener *l);
+
+#endif
