@@ -18,7 +18,7 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 #define CACHE_LINE             64
@@ -59,7 +59,8 @@ extern _Thread_local unsigned thread_slot;
 #define COUNTER_READ(c) __atomic_load_n(&(c), __ATOMIC_RELAXED)
 
 /* Allocation outside the request path, where running out of memory ends the process with a
-   message: start-up and small control-side objects. Swap and request code uses malloc and checks. */
+   message: start-up and small control-side objects. Swap and request code uses malloc and checks.
+ */
 void *xcalloc(size_t n, size_t size);
 char *xstrdup(const char *s);
 

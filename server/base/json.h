@@ -28,19 +28,19 @@ struct json_value json_root(const struct json *doc);
 enum json_type json_type(struct json_value v);
 const char *json_type_name(enum json_type t); /* "an object", "a string", ... */
 size_t json_count(struct json_value v);       /* members of an object, elements of an array */
-struct json_value json_at(struct json_value v, size_t i);  /* element; for objects the value */
-struct str json_key_at(struct json_value v, size_t i);     /* decoded; lives as long as doc */
+struct json_value json_at(struct json_value v, size_t i); /* element; for objects the value */
+struct str json_key_at(struct json_value v, size_t i);    /* decoded; lives as long as doc */
 struct json_value json_key_value_at(struct json_value v, size_t i); /* the key, for its position */
-struct json_value json_get(struct json_value v, const char *key); /* token -1 when absent */
+struct json_value json_get(struct json_value v, const char *key);   /* token -1 when absent */
 static inline bool json_present(struct json_value v)
 {
     return v.token >= 0;
 }
 
-int json_bool(struct json_value v, bool *out);   /* 0, or -1: another type */
-int json_int(struct json_value v, int64_t *out); /* -1: not an integer that fits */
+int json_bool(struct json_value v, bool *out);         /* 0, or -1: another type */
+int json_int(struct json_value v, int64_t *out);       /* -1: not an integer that fits */
 int json_string(struct json_value v, struct str *out); /* decoded, NUL behind; lives with doc */
-struct str json_text(struct json_value v);       /* as written */
+struct str json_text(struct json_value v);             /* as written */
 /* As written, without insignificant white space: appended to out. 0 or -1 (memory). */
 int json_compact(struct json_value v, struct buf *out);
 /* Fills "name:line:column: " + the message; returns -1. */
@@ -55,8 +55,8 @@ struct json_out {
 void json_out_init(struct json_out *o, struct buf *buf);
 void json_open(struct json_out *o, const char *key, char bracket); /* '{' or '['; key may be NULL */
 void json_close(struct json_out *o, char bracket);                 /* '}' or ']' */
-void json_put_str(struct json_out *o, const char *key, struct str s);  /* invalid UTF-8: U+FFFD */
-void json_put_z(struct json_out *o, const char *key, const char *z);   /* NULL = null */
+void json_put_str(struct json_out *o, const char *key, struct str s); /* invalid UTF-8: U+FFFD */
+void json_put_z(struct json_out *o, const char *key, const char *z);  /* NULL = null */
 void json_put_int(struct json_out *o, const char *key, int64_t n);
 void json_put_u64(struct json_out *o, const char *key, uint64_t n);
 void json_put_bool(struct json_out *o, const char *key, bool b);

@@ -66,7 +66,7 @@ static inline void list_splice_tail(struct list *to, struct list *from)
 #define list_entry(node, type, member) container_of(node, type, member)
 #define list_each(it, head)            for (struct list *it = (head)->next; it != (head); it = it->next)
 #define list_each_safe(it, head)                                                                   \
-    for (struct list *it = (head)->next, *it##_next = it->next; it != (head);                     \
+    for (struct list *it = (head)->next, *it##_next = it->next; it != (head);                      \
          it = it##_next, it##_next = it->next)
 
 #endif
