@@ -8,14 +8,12 @@
  * find open. "foo_test NAME..." runs only these cases; TAP_NOFORK=1 runs them in this process, for
  * gdb.
  */
-#ifndef GRAFT_TESTS_TAP_H
-#define GRAFT_TESTS_TAP_H
+#pragma once
 
 #include <dirent.h>
-#include <inttypes.h>
+#include <stdbool.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +22,9 @@
 
 #define TAP_FDS     1024
 #define TAP_SECONDS 60 /* generous: sanitizers on a busy machine; a hang is for ever anyway */
-#define TAP_GOOD    100 /* exit status of a case that came to its end: exit(0) in one proves nothing \
-                         */
+#define TAP_GOOD                                                                                   \
+    100 /* exit status of a case that came to its end: exit(0) in one proves nothing               \
+         */
 
 struct tap_case {
     const char *name;
@@ -50,7 +49,7 @@ static unsigned tap_bad; /* failed checks of the case that runs; any thread may 
 
 /* Checks: each evaluates to whether it held and goes on; must() ends the case when it did not. */
 #define ok(cond)          tap_check((cond) ? true : false, __FILE__, __LINE__, #cond)
-#define is(got, want)     tap_is((intmax_t)(got), (intmax_t)(want), __FILE__, __LINE__, #got)
+#define is(got, want)     tap_is((long)(got), (long)(want), __FILE__, __LINE__, #got)
 #define is_str(got, want) tap_is_str((got), (want), __FILE__, __LINE__, #got)
 #define fail(text)        tap_check(false, __FILE__, __LINE__, (text))
 #define must(cond)        ((void)(ok(cond) || (exit(1), 0)))
@@ -64,10 +63,10 @@ static inline bool tap_check(bool held, const char *file, int line, const char *
     return held;
 }
 
-static inline bool tap_is(intmax_t got, intmax_t want, const char *file, int line, const char *what)
+static inline bool tap_is(long got, long want, const char *file, int line, const char *what)
 {
     char text[512];
-    snprintf(text, sizeof text, "%s: got %jd, expected %jd", what, got, want);
+    snprintf(text, sizeof text, "%s: got %ld, expected %ld", what, got, want);
     return tap_check(got == want, file, line, text);
 }
 
@@ -86,7 +85,8 @@ static inline bool tap_is_str(const char *got, const char *want, const char *fil
 static void tap_fds(bool open[TAP_FDS], const bool *before)
 {
     DIR *dir = opendir("/proc/self/fd");
-    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
+    must(dir != NULL);
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
         long fd = strtol(e->d_name, NULL, 10);
         if (e->d_name[0] == '.' || fd == dirfd(dir) || fd >= TAP_FDS)
             continue;
@@ -94,14 +94,12 @@ static void tap_fds(bool open[TAP_FDS], const bool *before)
         if (before != NULL && !before[fd]) {
             char link[64], to[PATH_MAX] = "", text[PATH_MAX + 64];
             snprintf(link, sizeof link, "/proc/self/fd/%ld", fd);
-            if (readlink(link, to, sizeof to - 1) < 0)
-                snprintf(to, sizeof to, "?");
+            must(readlink(link, to, sizeof to - 1) > 0);
             snprintf(text, sizeof text, "descriptor %ld left open: %s", fd, to);
             fail(text);
         }
     }
-    if (dir != NULL)
-        closedir(dir);
+    closedir(dir);
 }
 
 static bool tap_run(const struct tap_case *c)
@@ -139,8 +137,8 @@ int main(int argc, char **argv)
     unsigned n = 0, failed = 0;
     for (const struct tap_case *c = tap_cases; c != NULL; c = c->next) {
         bool wanted = argc < 2;
-        for (int i = 1; i < argc; i++)
-            wanted = wanted || strcmp(argv[i], c->name) == 0;
+        for (int i = 1; i < argc && !wanted; i++)
+            wanted = strcmp(argv[i], c->name) == 0;
         if (!wanted)
             continue;
         bool good = getenv("TAP_NOFORK") != NULL ? tap_run(c) : tap_fork(c);
@@ -150,5 +148,3 @@ int main(int argc, char **argv)
     printf("1..%u\n", n);
     return failed > 0 || n == 0;
 }
-
-#endif
