@@ -9,7 +9,7 @@
 #define GRAFT_BASE_BASE_H
 
 #ifdef HAVE_CONFIG_H
-#include "config.h"
+#include <config.h> /* in brackets: base/config.h is another one */
 #endif
 
 #include <stdbool.h>

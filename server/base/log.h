@@ -2,7 +2,8 @@
  * Structured log lines. Any thread formats its own line into a bounded ring of its own (made at
  * the thread's first line, reused when a thread has ended); the control thread writes the rings out
  * in order of time. No writer ever waits: when a ring is full or the reader of the log is slow,
- * lines are dropped and counted. Before log_start (and after log_stop) lines go straight to stderr.
+ * lines are dropped and counted. Before log_start and after log_stop lines go straight to stderr.
+ * SIGPIPE must be ignored (signals_block or signal): the reader of the log may go away.
  */
 #ifndef GRAFT_BASE_LOG_H
 #define GRAFT_BASE_LOG_H
@@ -11,7 +12,12 @@
 #include "base/err.h"
 #include "base/str.h"
 
+#include <stdatomic.h>
+
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR }; /* = GRAFT_DEBUG..GRAFT_ERR */
+
+const char *log_level_name(enum log_level level);          /* "debug", "info", "warn", "error" */
+int log_level_parse(struct str name, enum log_level *out); /* 0, or -1: none of these */
 
 struct log_settings {
     enum log_level level;
@@ -19,11 +25,11 @@ struct log_settings {
     const char *file; /* "" or NULL = stderr */
 };
 
-extern _Atomic int log_level_now; /* read by log_on() only */
+extern _Atomic(int) log_level_now; /* read by log_on() only */
 
 static inline bool log_on(enum log_level level)
 {
-    return (int)level >= __atomic_load_n((int *)&log_level_now, __ATOMIC_RELAXED);
+    return (int)level >= atomic_load_explicit(&log_level_now, memory_order_relaxed);
 }
 
 /* One line being built, on the caller's stack. Fields appear in the order of the calls; "ts",
@@ -33,7 +39,7 @@ static inline bool log_on(enum log_level level)
 #define LOG_LINE_MAX 4096
 struct log_line {
     enum log_level level;
-    bool on, cut;
+    bool on, cut, json;
     size_t len;
     uint64_t order_us;
     char text[LOG_LINE_MAX];
@@ -58,10 +64,13 @@ int log_start(const struct log_settings *settings, int *wake_fd, struct err *err
 int log_configure(const struct log_settings *settings, struct err *err); /* HUP */
 int log_reopen(struct err *err);                                         /* USR1 */
 /* Writes what can be written without blocking. Returns the descriptor to wait for writability of
-   (a pipe that is full), or -1 when all is out. */
+   (a pipe that is full), or -1 when all is out. Lost lines are told of by a `dropped` event, at
+   most once a second: to be called once more a second later when log_dropped() grew. */
 int log_drain(void);
 /* At exit: tries for at most `ms` to get everything out. */
 void log_flush(unsigned ms);
+/* After log_flush: what is not out is lost, descriptors are closed. No other thread may log now. */
+void log_stop(void);
 uint64_t log_dropped(void); /* lines dropped since start; any thread */
 
 #endif
