@@ -34,6 +34,7 @@ void router_free(struct router *r);
 int router_add(struct router *r, const char *method, const char *pattern, void *endpoint,
                struct err *err);
 void *router_conflict(const struct router *r); /* NULL unless the last add failed by a conflict */
+unsigned router_nodes(const struct router *r);
 
 /* What router_add would say about the pattern alone. */
 int router_pattern_check(const char *pattern, struct err *err);
@@ -53,7 +54,8 @@ struct router_match {
     void *endpoint;
     unsigned nparams;
     struct router_param_ref params[ROUTER_MAX_PARAMS];
-    bool path_known; /* some route serves this path, with whatever method */
+    bool path_known;  /* some route serves this path, with whatever method */
+    unsigned visited; /* nodes looked at; never more than router_nodes() */
 };
 
 /* method_id as from head_method_id. GET routes serve HEAD where no HEAD route of the same shape
