@@ -49,4 +49,15 @@ void generation_find(const struct generation *g, const struct head *head,
 size_t generation_allow(const struct generation *g, const struct target *target, char *out,
                         size_t size);
 
+/* Everything that is served, in an order for people: each route with its whole chain, the handler's
+   link last; also the routes that a narrower match made. Control; valid during the call. */
+struct generation_route {
+    const char *method; /* NULL: every method */
+    const char *pattern;
+    const struct link *links;
+    unsigned nlinks;
+};
+void generation_each_route(const struct generation *g,
+                           void (*fn)(const struct generation_route *route, void *arg), void *arg);
+
 #endif
