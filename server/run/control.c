@@ -1,0 +1,204 @@
+/*
+ * The control thread's loop: signals, answers of workers and loaders, and the log. Everything that
+ * it calls returns at once.
+ */
+#include "run/control.h"
+
+#include "run/server.h"
+
+#include "base/clock.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct server the_server = { .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_fd = -1 };
+
+/* -- the log -- */
+
+static void on_log(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct server *s = arg;
+    int full = log_drain();
+    if (full < 0 || event_pending(&s->log_room_event, EV_WRITE | EV_TIMEOUT, NULL))
+        return;
+    event_assign(&s->log_room_event, s->base, full, EV_WRITE, on_log, s);
+    if (event_add(&s->log_room_event, NULL) != 0) { /* epoll does not know it: go by the clock */
+        struct timeval soon = { .tv_usec = 50000 };
+        event_assign(&s->log_room_event, s->base, -1, 0, on_log, s);
+        event_add(&s->log_room_event, &soon);
+    }
+}
+
+/* -- messages -- */
+
+static void on_inbox(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct server *s = arg;
+    inbox_run(&s->inbox);
+}
+
+/* -- signals -- */
+
+static void stop_signal(struct server *s, int signo)
+{
+    switch (signals_stop(&s->stop, clock_ms())) {
+    case SIGNALS_DRAIN:
+        drain_begin(s->drain, swap_config(s->swap), signals_name(signo));
+        break;
+    case SIGNALS_SAME:
+        break;
+    case SIGNALS_EXIT:
+        log_msg(LOG_WARN, "exit", "%s again: exiting at once", signals_name(signo));
+        leave_now(s, 128 + signo, false);
+    }
+}
+
+static void reopen(void)
+{
+    struct err err;
+    if (log_reopen(&err) != 0)
+        log_msg(LOG_ERROR, "config", "reopening the log: %s", err.text);
+}
+
+/* As PID 1 the dead children of others are ours to take away. */
+static void reap(struct server *s)
+{
+    struct timeval later = { .tv_sec = 1 };
+    if (getpid() == 1 && signals_reap(clock_ms()))
+        event_add(&s->reap_event, &later);
+}
+
+static void on_reap(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    reap(arg);
+}
+
+static void act_on(struct server *s, int signo)
+{
+    switch (signo) {
+    case SIGUSR2:
+        reload_signal(s, false);
+        break;
+    case SIGHUP:
+        reload_signal(s, true);
+        break;
+    case SIGUSR1:
+        reopen();
+        break;
+    case SIGCHLD:
+        reap(s);
+        break;
+    case SIGQUIT:
+        log_msg(LOG_WARN, "exit", "SIGQUIT: exiting at once");
+        leave_now(s, 128 + signo, false);
+    default:
+        stop_signal(s, signo);
+    }
+}
+
+static void on_signal(evutil_socket_t fd, short what, void *arg)
+{
+    (void)what;
+    struct server *s = arg;
+    CHECK(s, SERVER_MAGIC);
+    for (int signo; (signo = signals_next((int)fd)) != 0;)
+        act_on(s, signo);
+}
+
+/* -- the loop -- */
+
+static void watch_fd(struct server *s, struct event *event, int fd, event_callback_fn fn)
+{
+    event_assign(event, s->base, fd, EV_READ | EV_PERSIST, fn, s);
+    event_add(event, NULL);
+}
+
+static int open_loop(struct server *s, struct err *err)
+{
+    s->base = event_base_new();
+    if (s->base == NULL)
+        return err_set(err, "cannot make an event loop: %s", strerror(errno));
+    if (inbox_open(&s->inbox) != 0)
+        return err_set(err, "cannot make an eventfd: %s", strerror(errno));
+    s->signal_fd = signals_open(err);
+    if (s->signal_fd < 0)
+        return -1;
+    watch_fd(s, &s->inbox_event, s->inbox.fd, on_inbox);
+    watch_fd(s, &s->log_event, s->log_fd, on_log);
+    watch_fd(s, &s->signal_event, s->signal_fd, on_signal);
+    event_assign(&s->log_room_event, s->base, -1, 0, on_log, s);
+    event_assign(&s->reap_event, s->base, -1, 0, on_reap, s);
+    return 0;
+}
+
+_Noreturn static void fail_start(struct server *s, const char *why)
+{
+    log_flush(1000);
+    fprintf(stderr, "graftd: %s\n", why);
+    listeners_free(s->listeners);
+    leave_now(s, 1, true);
+}
+
+static void log_address(const char *event, const char *address)
+{
+    struct log_line line;
+    log_begin(&line, LOG_INFO, event, "%s at %s", event, address);
+    log_z(&line, "address", address);
+    log_end(&line);
+}
+
+static void serve(struct server *s)
+{
+    struct err err;
+    s->ops.live = true;
+    workers_accept(s->workers);
+    listeners_log(s->listeners);
+    if (s->ops_web != NULL)
+        log_address("ops", s->ops_name);
+    if (s->api_web != NULL)
+        log_address("control", s->control.path);
+    if (swap_config(s->swap)->watch && swap_watch_start(s->swap, &err) != 0)
+        log_msg(LOG_ERROR, "config", "watch: %s", err.text);
+}
+
+/* The first load is done. While a drain is on, its end decides. */
+static void on_first(struct swap_ask *ask, const struct swap_result *result)
+{
+    struct server *s = ask->arg;
+    CHECK(s, SERVER_MAGIC);
+    if (drain_is_on(s->drain))
+        return;
+    if (!result->ok)
+        fail_start(s, result->reason != NULL ? result->reason : "the plugins could not be loaded");
+    serve(s);
+}
+
+int control_run(const struct options *options, char **envp)
+{
+    struct server *s = &the_server;
+    struct err err;
+    thread_kind = THREAD_CONTROL;
+    pthread_setname_np(pthread_self(), "graftd");
+    s->options = options;
+    s->envp = envp;
+    s->config = config_load(options, envp, &err);
+    if (s->config == NULL || log_start(&s->config->log, &s->log_fd, &err) != 0 ||
+        open_loop(s, &err) != 0 || server_start(s, &err) != 0)
+        fail_start(s, err.text);
+    s->first.done = on_first;
+    s->first.arg = s;
+    s->first.asked_us = clock_us();
+    swap_first(s->swap, &s->first);
+    event_base_dispatch(s->base);
+    fail_start(s, "the control thread's loop ended");
+}

@@ -1,0 +1,88 @@
+/*
+ * What belongs to the running process, in one struct that lives in static storage: made in the
+ * order of start.c, given up by leave.c. Private to server/run. Control thread.
+ */
+#ifndef GRAFT_RUN_SERVER_H
+#define GRAFT_RUN_SERVER_H
+
+#include "base/config.h"
+#include "base/inbox.h"
+#include "base/pool.h"
+#include "net/listener.h"
+#include "ops/ops.h"
+#include "ops/place.h"
+#include "ops/web.h"
+#include "options.h"
+#include "plugin/probe.h"
+#include "plugin/stage.h"
+#include "plugin/swap.h"
+#include "run/drain.h"
+#include "run/signals.h"
+#include "run/worker.h"
+
+#include <event2/event.h>
+#include <event2/event_struct.h>
+
+#define SERVER_MAGIC 0x73727672u
+
+struct server {
+    unsigned magic;
+    const struct options *options;
+    char **envp;
+    struct config *config; /* until swap_open takes it */
+
+    /* Opened before the threads start, and before another user is become. */
+    unsigned nworkers;
+    struct listeners *listeners;
+    struct place_socket control;
+    int ops_fd; /* -1: none */
+    char ops_name[300];
+    char *ops_path; /* a unix socket of ours, else NULL */
+    struct stage *stage;
+    struct probe *probe;
+
+    /* The loop and what happens on it. */
+    struct event_base *base;
+    struct inbox inbox;
+    int log_fd, signal_fd;
+    struct event inbox_event, log_event, log_room_event, signal_event, reap_event;
+    struct pool *pool;
+    struct workers *workers;
+    struct swap *swap;
+    struct drain *drain;
+    struct ops ops;
+    struct web *ops_web, *api_web;
+
+    struct signals_stop stop;
+    struct swap_ask first;
+    struct reload *reading; /* reload.c: configurations that are being read, oldest first */
+
+    bool leaving;
+    int exit_status;
+    unsigned leave_turns;
+    struct event leave_event;
+};
+
+/* start.c: everything up to the first load, in its order. -1: why is in err. */
+int server_start(struct server *s, struct err *err);
+
+/* reload.c. */
+void reload_signal(struct server *s, bool config); /* USR2, HUP */
+void reload_verb(struct server *s, const struct ops_reload *how, struct web_request *req);
+/* The configuration that serves from now on: what is not the workers' to apply. */
+void reload_configured(void *arg, struct config *config);
+
+/* leave.c. */
+void leave_when_answered(struct server *s, int status); /* the drain is over */
+_Noreturn void leave_now(struct server *s, int status, bool check_leaks);
+
+/* user.c: who `user` is. */
+struct user {
+    char name[64]; /* "" = stay who we are */
+    uid_t uid;
+    gid_t gid;
+};
+int user_find(struct user *out, const char *name, struct err *err);
+int user_become(const struct user *u, struct err *err); /* setgroups, setgid, setuid */
+
+#endif

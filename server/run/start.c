@@ -1,0 +1,295 @@
+/*
+ * The start, in the order that privileges and threads ask for: what needs root or must not be
+ * shared (limits, sockets, folders), then the other user, then threads, then plugins. Main thread,
+ * which becomes the control thread on the way.
+ */
+#include "run/server.h"
+
+#include "base/clock.h"
+#include "plugin/host.h"
+#include "plugin/metric.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define OPS_CONNECTIONS 64
+#define OPS_MS          10000
+#define API_CONNECTIONS 256
+#define API_MS          30000
+
+static void raise_descriptors(const struct config *cfg)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < cfg->limits.connections)
+        log_msg(LOG_WARN, "limits",
+                "%llu descriptors may be open, but limits.connections is %u: raise the limit "
+                "(ulimit -n, LimitNOFILE=) or lower limits.connections",
+                (unsigned long long)limit.rlim_cur, cfg->limits.connections);
+}
+
+static void add_name(const char *key, void *arg)
+{
+    struct buf *list = arg;
+    buf_printf(list, "%s%s", list->len > 0 ? ", " : "", key);
+}
+
+static void name_what_waits(const struct config *cfg)
+{
+    struct buf list = { 0 };
+    config_not_in_effect(cfg, add_name, &list);
+    if (list.len > 0)
+        log_msg(LOG_INFO, "config", "set, but not yet in effect in this version: %s", list.data);
+    buf_fini(&list);
+}
+
+/* -- the ops address -- */
+
+static int ops_bind(const struct addr *a, struct err *err)
+{
+    struct sockaddr_storage sa = a->sa;
+    socklen_t len = a->len;
+    int one = 1, zero = 0;
+    int fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 && errno == EAFNOSUPPORT && a->dual) {
+        sa = a->any4;
+        len = sizeof(struct sockaddr_in);
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    }
+    if (fd < 0)
+        return err_set(err, "ops %s: cannot make a socket: %s", a->text, strerror(errno));
+    if (a->kind == ADDR_TCP)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (sa.ss_family == AF_INET6 && a->dual)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
+    if (bind(fd, (const struct sockaddr *)&sa, len) != 0 || listen(fd, 64) != 0) {
+        err_set(err, "ops %s: %s%s", a->text, strerror(errno),
+                errno == EADDRINUSE ? ": another server has it: stop that one, or give this one "
+                                      "another address (--ops)"
+                                    : "");
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* A socket file that nobody listens on is in the way of bind. */
+static void remove_stale_socket(const struct sockaddr_un *sa)
+{
+    struct stat st;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return;
+    if (lstat(sa->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+        connect(fd, (const struct sockaddr *)sa, sizeof *sa) != 0 && errno == ECONNREFUSED)
+        unlink(sa->sun_path);
+    close(fd);
+}
+
+static int ops_listen(struct server *s, const struct config *cfg, struct err *err)
+{
+    const struct addr *a = &cfg->ops_addr;
+    s->ops_fd = -1;
+    if (cfg->ops[0] == '\0')
+        return 0;
+    if (a->kind == ADDR_FD) {
+        s->ops_fd = a->fd;
+        int flags = fcntl(a->fd, F_GETFL);
+        if (flags < 0 || fcntl(a->fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
+            fcntl(a->fd, F_SETFD, FD_CLOEXEC) != 0)
+            return err_set(err, "ops %s: %s", a->text, strerror(errno));
+    } else {
+        if (a->kind == ADDR_UNIX)
+            remove_stale_socket((const struct sockaddr_un *)(const void *)&a->sa);
+        s->ops_fd = ops_bind(a, err);
+        if (s->ops_fd < 0)
+            return -1;
+        if (a->kind == ADDR_UNIX)
+            s->ops_path = xstrdup(((const struct sockaddr_un *)(const void *)&a->sa)->sun_path);
+    }
+    struct sockaddr_storage bound;
+    socklen_t len = sizeof bound;
+    char name[ADDR_FORMAT_SIZE];
+    snprintf(s->ops_name, sizeof s->ops_name, "%s", a->text);
+    if (a->kind == ADDR_TCP && getsockname(s->ops_fd, (struct sockaddr *)&bound, &len) == 0) {
+        addr_format((const struct sockaddr *)&bound, len, name);
+        snprintf(s->ops_name, sizeof s->ops_name, "%s", name);
+    }
+    return 0;
+}
+
+/* -- with privileges -- */
+
+static int open_control_socket(struct server *s, const struct config *cfg, struct err *err)
+{
+    struct err why;
+    int rc = place_open(&s->control, cfg->control, &why);
+    if (rc > 0)
+        log_msg(LOG_WARN, "control",
+                "running without a control socket: %s: name one (--control PATH)", why.text);
+    else if (rc < 0)
+        return err_set(err, "control: %s", why.text);
+    return 0;
+}
+
+/* The log file is reopened by the user that we become. */
+static void give_log_file(const struct config *cfg, const struct user *u)
+{
+    if (cfg->log.file != NULL && cfg->log.file[0] != '\0' &&
+        lchown(cfg->log.file, u->uid, u->gid) != 0)
+        log_msg(LOG_WARN, "config", "%s cannot be given to %s: %s: reopening it will fail",
+                cfg->log.file, u->name, strerror(errno));
+}
+
+static int change_user(struct server *s, const struct config *cfg, const struct user *u,
+                       struct err *err)
+{
+    if (u->name[0] == '\0' || geteuid() != 0)
+        return 0;
+    if (stage_prepare(cfg->stage_dir, u->uid, u->gid, err) != 0 ||
+        place_give(&s->control, u->uid, u->gid, err) != 0)
+        return -1;
+    give_log_file(cfg, u);
+    return user_become(u, err);
+}
+
+/* Everything before the first thread. */
+static int open_resources(struct server *s, struct err *err)
+{
+    const struct config *cfg = s->config;
+    struct user user;
+    if (user_find(&user, cfg->user, err) != 0)
+        return -1;
+    raise_descriptors(cfg);
+    s->nworkers = cfg->workers > 0 ? cfg->workers : workers_default_count();
+    if (listeners_open(&s->listeners, cfg, s->nworkers, err) != 0 ||
+        open_control_socket(s, cfg, err) != 0 || ops_listen(s, cfg, err) != 0 ||
+        change_user(s, cfg, &user, err) != 0)
+        return -1;
+    if (stage_open(&s->stage, cfg->stage_dir, err) != 0)
+        return -1;
+    s->probe = probe_open(NULL, err);
+    return s->probe != NULL ? 0 : -1;
+}
+
+/* -- threads -- */
+
+static int open_threads(struct server *s, struct err *err)
+{
+    const struct config *cfg = s->config;
+    metric_init(s->nworkers + cfg->offload_threads);
+    if (pool_open(&s->pool, cfg->offload_threads, cfg->offload_queue, s->nworkers, err) != 0)
+        return -1;
+    return workers_open(&s->workers, cfg, s->listeners, s->pool, &s->inbox, s->nworkers, err);
+}
+
+static int open_swap(struct server *s, struct err *err)
+{
+    struct swap_deps deps = {
+        .loops = workers_loops(s->workers),
+        .nloops = workers_count(s->workers),
+        .base = s->base,
+        .inbox = &s->inbox,
+        .stage = s->stage,
+        .probe = s->probe,
+        .pool = s->pool,
+        .config = s->config,
+        .host_init = chain_host_init,
+        .cut = chain_cut,
+        .configured = reload_configured,
+        .arg = s,
+    };
+    if (swap_open(&s->swap, &deps, err) != 0)
+        return -1;
+    s->config = NULL; /* the swap's */
+    return 0;
+}
+
+static void on_drained(int status, void *arg)
+{
+    struct server *s = arg;
+    CHECK(s, SERVER_MAGIC);
+    leave_when_answered(s, status);
+}
+
+static int open_drain(struct server *s, struct err *err)
+{
+    struct drain_deps deps = {
+        .base = s->base,
+        .workers = s->workers,
+        .listeners = s->listeners,
+        .swap = s->swap,
+        .over = on_drained,
+        .arg = s,
+    };
+    s->drain = drain_open(&deps);
+    return s->drain != NULL ? 0 : err_set(err, "out of memory for the drain");
+}
+
+/* -- what people see -- */
+
+static void verb_reload(void *arg, const struct ops_reload *how, struct web_request *req)
+{
+    reload_verb(arg, how, req);
+}
+
+static int verb_reopen(void *arg, struct err *err)
+{
+    (void)arg;
+    return log_reopen(err);
+}
+
+static void verb_drain(void *arg)
+{
+    struct server *s = arg;
+    drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
+}
+
+static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain };
+
+static int open_webs(struct server *s, struct err *err)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    s->ops = (struct ops){
+        .magic = OPS_MAGIC,
+        .workers = s->workers,
+        .swap = s->swap,
+        .drain = s->drain,
+        .pool = s->pool,
+        .started_us = clock_us(),
+        .started_unix = (double)now.tv_sec + (double)now.tv_nsec / 1e9,
+        .verbs = &ops_verbs,
+        .arg = s,
+    };
+    struct web_settings ops = { s->base, s->ops_fd, OPS_CONNECTIONS, OPS_MS, ops_handle, &s->ops };
+    struct web_settings api = { s->base, s->control.fd,  API_CONNECTIONS,
+                                API_MS,  ops_handle_api, &s->ops };
+    if (s->ops_fd >= 0 && web_open(&s->ops_web, &ops, err) != 0)
+        return -1;
+    if (s->control.fd >= 0 && web_open(&s->api_web, &api, err) != 0)
+        return -1;
+    return 0;
+}
+
+int server_start(struct server *s, struct err *err)
+{
+    CHECK(s, SERVER_MAGIC);
+    name_what_waits(s->config);
+    if (open_resources(s, err) != 0 || open_threads(s, err) != 0 || open_swap(s, err) != 0 ||
+        open_drain(s, err) != 0)
+        return -1;
+    return open_webs(s, err);
+}
