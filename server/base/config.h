@@ -86,15 +86,16 @@ struct config {
     struct config_limits limits;
     struct config_timeouts timeouts_ms;
     struct config_drain drain;
-    struct log_settings log; /* .file: owned by this config */
+    struct log_settings log; /* .file is log_file */
+    char *log_file;          /* "" = stderr */
     bool log_access;
 
     uint64_t keys_set; /* bit i: key i of the table was set by file, variable or flag */
 };
 
-/* Reads the file (-c, else the default one if it is there), then the variables in envp, then the
-   flags. NULL and err on the first fault: "file:line:column: expected, found, what to do". A
-   variable GRAFT_X that is no setting is logged at debug. */
+/* Reads the file (-c, else the default one if it is there), then the variables in envp (environ as
+   it was at the start), then the flags. NULL and err on the first fault: "file:line:column:
+   expected, found, what to do". Blocks only for names in addresses. */
 struct config *config_load(const struct options *opt, char *const *envp, struct err *err);
 void config_free(struct config *cfg); /* takes NULL */
 
@@ -104,6 +105,10 @@ struct config *config_from_text(const char *name, const char *text, size_t len, 
 /* The entry of that plugin, or one that says what holds for a plugin that is not named: no mount,
    enabled, required, config "{}". Never NULL. */
 const struct config_plugin *config_plugin(const struct config *cfg, const char *name);
+
+/* Calls for every variable GRAFT_... that is no setting: for a line at debug, once the log runs. */
+void config_unknown_variables(char *const *envp, void (*fn)(const char *name, void *arg),
+                              void *arg);
 
 /* Calls for every key that was set and belongs to a feature that is not there yet. */
 void config_not_in_effect(const struct config *cfg, void (*fn)(const char *key, void *arg),
@@ -115,10 +120,21 @@ int config_restart_keys_changed(const struct config *a, const struct config *b, 
                                 size_t max);
 
 /* Every key in the order of the table, for help and man page. A member of an object is named
-   "limits.head_bytes". variable and flag are NULL where there is none. */
+   "limits.head_bytes". Strings live during the call only, but for those of the table: key,
+   variable, flag, flag_shown, fallback, meaning. */
 struct config_doc {
-    const char *key, *type, *variable, *flag, *fallback, *meaning;
+    const char *key;
+    const char *type;       /* "a whole number from 0 to 1024" */
+    const char *variable;   /* NULL: none */
+    const char *flag;       /* "workers"; NULL: none */
+    const char *flag_shown; /* "--workers" */
+    bool is_switch;         /* the flag takes no argument */
+    const char *fallback;   /* what holds without it, as text; NULL: nothing */
+    const char *meaning;
 };
 void config_describe(void (*fn)(const struct config_doc *doc, void *arg), void *arg);
+
+/* The file that is read without -c, if it is there. */
+const char *config_default_path(void);
 
 #endif
