@@ -100,14 +100,16 @@ static void begin(struct log_line *l, enum log_level level, const char *event, c
                   va_list ap)
 {
     char ts[CLOCK_RFC3339_SIZE], text[MESSAGE_MAX];
+    struct timespec now;
     int saved = errno;
     clock_rfc3339(ts);
+    clock_gettime(CLOCK_MONOTONIC, &now);
     int n = vsnprintf(text, sizeof(text), fmt, ap);
     size_t len = n < 0 ? 0 : (size_t)n;
     l->level = level;
     l->json = json_wanted();
     l->len = 0;
-    l->order_us = clock_us();
+    l->order_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     l->cut = len >= sizeof(text);
     struct str msg = { text, l->cut ? sizeof(text) - 1 : len };
     if (l->json)
@@ -208,7 +210,7 @@ void log_end(struct log_line *l)
     const char *tail = l->json ? (l->cut ? TAIL_JSON : "}\n") : (l->cut ? TAIL_TEXT : "\n");
     int saved = errno;
     put(l, LOG_LINE_MAX, tail, strlen(tail));
-    log_out_line(l->text, l->len, l->order_us);
+    log_out_line(l->text, l->len, l->order_ns);
     errno = saved;
 }
 

@@ -41,7 +41,7 @@ struct log_line {
     enum log_level level;
     bool on, cut, json;
     size_t len;
-    uint64_t order_us;
+    uint64_t order_ns;
     char text[LOG_LINE_MAX];
 };
 

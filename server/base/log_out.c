@@ -79,13 +79,13 @@ static void write_straight(const char *text, size_t len)
     }
 }
 
-void log_out_line(const char *text, size_t len, uint64_t order_us)
+void log_out_line(const char *text, size_t len, uint64_t order_ns)
 {
     if (!atomic_load_explicit(&started, memory_order_acquire)) {
         write_straight(text, len);
         return;
     }
-    if (!log_ring_push(text, len, order_us))
+    if (!log_ring_push(text, len, order_ns))
         return;
     if (!atomic_load(&awake) && !atomic_exchange(&awake, true))
         wake();

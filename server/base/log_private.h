@@ -8,13 +8,13 @@
 extern _Atomic(int) log_json_now;
 
 /* log_out.c: takes one finished line from any thread. */
-void log_out_line(const char *text, size_t len, uint64_t order_us);
+void log_out_line(const char *text, size_t len, uint64_t order_ns);
 
 /* log_ring.c */
 struct log_ring;
 
 /* Any thread, into its own ring. False: no room or no memory; it is counted. */
-bool log_ring_push(const char *text, size_t len, uint64_t order_us);
+bool log_ring_push(const char *text, size_t len, uint64_t order_ns);
 uint64_t log_ring_dropped(void); /* any thread */
 
 /* Control thread. What was pushed before the mark is merged in order of time: the oldest line's

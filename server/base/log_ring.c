@@ -12,7 +12,7 @@
 #define RING_SIZE ((size_t)256 << 10) /* a power of two: positions run on and are masked */
 
 struct record {
-    uint64_t order_us;
+    uint64_t order_ns;
     uint64_t len;
 };
 
@@ -104,14 +104,14 @@ static void copy_out(const struct log_ring *r, size_t at, void *to, size_t len)
     memcpy((char *)to + first, r->data, len - first);
 }
 
-bool log_ring_push(const char *text, size_t len, uint64_t order_us)
+bool log_ring_push(const char *text, size_t len, uint64_t order_ns)
 {
     struct log_ring *r = my_ring();
     if (r == NULL) {
         atomic_fetch_add_explicit(&no_ring, 1, memory_order_relaxed);
         return false;
     }
-    struct record head = { .order_us = order_us, .len = len };
+    struct record head = { .order_ns = order_ns, .len = len };
     size_t pushed = atomic_load_explicit(&r->pushed, memory_order_relaxed);
     size_t taken = atomic_load_explicit(&r->taken, memory_order_acquire);
     if (sizeof(head) + len > RING_SIZE - (pushed - taken)) {
@@ -145,7 +145,7 @@ void log_ring_mark(void)
 
 size_t log_ring_oldest(struct log_ring **ring)
 {
-    struct record oldest = { .order_us = UINT64_MAX, .len = 0 };
+    struct record oldest = { .order_ns = UINT64_MAX, .len = 0 };
     struct log_ring *r = atomic_load_explicit(&rings, memory_order_acquire);
     for (; r != NULL; r = r->next) {
         struct record head;
@@ -153,7 +153,7 @@ size_t log_ring_oldest(struct log_ring **ring)
         if (taken == r->mark)
             continue;
         copy_out(r, taken, &head, sizeof(head));
-        if (oldest.len == 0 || head.order_us < oldest.order_us) {
+        if (oldest.len == 0 || head.order_ns < oldest.order_ns) {
             oldest = head;
             *ring = r;
         }

@@ -62,7 +62,7 @@ static void run_slot(struct wheel *w, struct list *slot, uint64_t now_ms,
     list_splice_tail(&due, slot);
     while ((node = list_pop(&due)) != NULL) {
         struct wheel_timer *t = list_entry(node, struct wheel_timer, node);
-        if (t->deadline_ms > now_ms) {
+        if (t->deadline_ms > now_ms || t->slot_ms > w->now_ms) { /* later, or set in this run */
             put_on_slot(w, t);
             continue;
         }
