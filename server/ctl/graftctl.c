@@ -1,0 +1,265 @@
+/*
+ * graftctl: a client of graftd's control socket. One table of commands feeds the parser, the
+ * requests, --help and the man page.
+ */
+#include "ctl/check.h"
+#include "ctl/client.h"
+#include "ctl/show.h"
+#include "ctl/table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef GRAFT_VERSION
+#define GRAFT_VERSION "0"
+#endif
+
+enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 4 };
+
+enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4 };
+
+static const struct flag {
+    unsigned bit;
+    const char *name, *field, *help;
+} flags[] = {
+    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before" },
+    { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left" },
+    { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP" },
+};
+
+static const struct command {
+    const char *name, *argument; /* NULL: takes none */
+    const char *method, *target; /* "%s" in it: the argument; NULL: local */
+    unsigned flags;
+    show_fn *show;
+    const char *help;
+} commands[] = {
+    { "status", NULL, "GET", "/v1/status", 0, show_status,
+      "the server: workers, connections, generation" },
+    { "ps", NULL, "GET", "/v1/versions", 0, show_versions,
+      "every loaded version: state, requests, what its oldest request waits for" },
+    { "reload", NULL, "POST", "/v1/reload", FLAG_RETRY | FLAG_ALLOW_EMPTY | FLAG_CONFIG,
+      show_reload, "look at the plugin folder and swap; returns when every worker has" },
+    { "reopen", NULL, "POST", "/v1/reopen", 0, show_done, "reopen the log file, as SIGUSR1" },
+    { "routes", NULL, "GET", "/v1/routes", 0, show_routes,
+      "method, pattern, chain and version of every route" },
+    { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", 0, show_done,
+      "abort what a cooling version still serves" },
+    { "drain", NULL, "POST", "/v1/drain", 0, show_done, "finish and exit, as SIGTERM" },
+    { "check", "FILE.so", NULL, NULL, 0, NULL, "would this file be loaded? Asks no server" },
+};
+
+struct line {
+    const char *control;
+    bool json;
+    const struct command *command;
+    const char *argument;
+    unsigned flags;
+};
+
+static void print_help(FILE *out)
+{
+    fputs("usage: graftctl [--control PATH] [--json] COMMAND [OPTION]...\n\ncommands:\n", out);
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        const struct command *c = &commands[i];
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s", c->name, c->argument != NULL ? " " : "",
+                 c->argument != NULL ? c->argument : "");
+        fprintf(out, "  %-18s %s\n", left, c->help);
+        for (size_t f = 0; f < ARRAY_LEN(flags); f++)
+            if ((c->flags & flags[f].bit) != 0)
+                fprintf(out, "    %-16s %s\n", flags[f].name, flags[f].help);
+    }
+    fputs("\noptions:\n"
+          "  --control PATH     graftd's control socket (else GRAFT_CONTROL, else where graftd\n"
+          "                     makes it: $RUNTIME_DIRECTORY, or /run/graft,\n"
+          "                     $XDG_RUNTIME_DIR/graft, /tmp/graft-UID)\n"
+          "  --json             answers for programs\n"
+          "  --help, --version\n\n"
+          "exit status: 0 done, 1 refused or failed, 2 usage, 4 no server at the socket\n",
+          out);
+}
+
+static int usage(const char *what, const char *found)
+{
+    fprintf(stderr, "graftctl: %s%s%s: see graftctl --help\n", what, found != NULL ? ": " : "",
+            found != NULL ? found : "");
+    return EXIT_USAGE;
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+/* An option that belongs to the command, which must have come before it. */
+static int parse_flag(struct line *line, const char *arg)
+{
+    for (size_t f = 0; f < ARRAY_LEN(flags); f++)
+        if (line->command != NULL && (line->command->flags & flags[f].bit) != 0 &&
+            strcmp(flags[f].name, arg) == 0) {
+            line->flags |= flags[f].bit;
+            return 0;
+        }
+    return usage("unknown option", arg);
+}
+
+static int parse_word(struct line *line, const char *arg)
+{
+    if (line->command == NULL) {
+        line->command = find_command(arg);
+        return line->command != NULL ? 0 : usage("unknown command", arg);
+    }
+    if (line->command->argument == NULL || line->argument != NULL)
+        return usage("one word too many", arg);
+    line->argument = arg;
+    return 0;
+}
+
+/* -1: go on; else the exit status. */
+static int parse(int argc, char **argv, struct line *line)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        int rc = 0;
+        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
+            print_help(stdout);
+            return EXIT_DONE;
+        }
+        if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0) {
+            puts("graftctl " GRAFT_VERSION);
+            return EXIT_DONE;
+        }
+        if (strcmp(arg, "--json") == 0)
+            line->json = true;
+        else if (strcmp(arg, "--control") == 0 && i + 1 < argc)
+            line->control = argv[++i];
+        else if (strncmp(arg, "--control=", 10) == 0)
+            line->control = arg + 10;
+        else if (strcmp(arg, "--control") == 0)
+            rc = usage("--control needs a path", NULL);
+        else
+            rc = arg[0] == '-' ? parse_flag(line, arg) : parse_word(line, arg);
+        if (rc != 0)
+            return rc;
+    }
+    if (line->command == NULL)
+        return usage("which command?", NULL);
+    if (line->command->argument != NULL && line->argument == NULL)
+        return usage("missing", line->command->argument);
+    return -1;
+}
+
+/* Percent-encodes everything that could mean something in a path. */
+static void add_encoded(struct buf *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        unsigned char c = (unsigned char)*text;
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+            strchr("-._~@", c) != NULL)
+            buf_add(out, text, 1);
+        else
+            buf_printf(out, "%%%02X", c);
+    }
+}
+
+static void make_target(const struct line *line, struct buf *out)
+{
+    const char *hole = strstr(line->command->target, "%s");
+    if (hole != NULL) {
+        buf_add(out, line->command->target, (size_t)(hole - line->command->target));
+        add_encoded(out, line->argument);
+        buf_puts(out, hole + 2);
+    } else {
+        buf_puts(out, line->command->target);
+    }
+    char joint = '?';
+    for (size_t f = 0; f < ARRAY_LEN(flags); f++)
+        if ((line->flags & flags[f].bit) != 0) {
+            buf_printf(out, "%c%s", joint, flags[f].field);
+            joint = '&';
+        }
+}
+
+static bool answer_is_ok(struct json_value answer)
+{
+    bool good = false;
+    struct json_value v = json_get(answer, "ok");
+    return json_present(v) && json_bool(v, &good) == 0 && good;
+}
+
+static void print_reason(const struct command *c, struct json_value answer)
+{
+    struct str error = { 0 }, reason = { 0 };
+    struct json_value e = json_get(answer, "error"), r = json_get(answer, "reason");
+    if (json_present(e))
+        json_string(e, &error);
+    if (json_present(r))
+        json_string(r, &reason);
+    fprintf(stderr, "graftctl: %s: ", c->name);
+    table_put_safe(stderr, error);
+    fputs(": ", stderr);
+    table_put_safe(stderr, reason);
+    fputc('\n', stderr);
+}
+
+static int show_answer(const struct line *line, const struct buf *body)
+{
+    struct err err;
+    struct json *doc = json_parse("the answer", body->data, body->len, &err);
+    if (doc == NULL || json_type(json_root(doc)) != JSON_OBJECT) {
+        fprintf(stderr, "graftctl: what answers there is not graftd\n");
+        json_free(doc);
+        return EXIT_REFUSED;
+    }
+    struct json_value answer = json_root(doc);
+    bool good = answer_is_ok(answer);
+    if (line->json)
+        fwrite(body->data, 1, body->len, stdout);
+    else if (good || line->command->show == show_reload)
+        line->command->show(answer, stdout);
+    if (!good && !line->json) {
+        fflush(stdout);
+        print_reason(line->command, answer);
+    }
+    json_free(doc);
+    return good ? EXIT_DONE : EXIT_REFUSED;
+}
+
+static int ask(const struct line *line)
+{
+    struct buf target = { 0 }, body = { 0 };
+    struct err err;
+    int status = 0, rc = EXIT_REFUSED;
+    make_target(line, &target);
+    enum client_result result =
+        client_call(line->control, line->command->method, target.data, &status, &body, &err);
+    if (result == CLIENT_OK) {
+        rc = show_answer(line, &body);
+    } else {
+        fprintf(stderr, "graftctl: %s\n", err.text);
+        rc = result == CLIENT_NO_SERVER ? EXIT_NO_SERVER : EXIT_REFUSED;
+    }
+    buf_fini(&target);
+    buf_fini(&body);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    const char *control = getenv("GRAFT_CONTROL");
+    struct line line = { .control = control != NULL ? control : "" };
+    int rc = parse(argc, argv, &line);
+    if (rc >= 0)
+        return rc;
+    rc = line.command->target == NULL ? check_file(line.argument, line.json) : ask(&line);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "graftctl: cannot write the answer\n");
+        return EXIT_REFUSED;
+    }
+    return rc;
+}
