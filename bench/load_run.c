@@ -222,7 +222,8 @@ static void conn_readable(struct run *run, struct conn *c)
         return;
     }
     if (c->state != WAITING) {
-        fprintf(stderr, "graftload: %zd bytes on a connection that waits for nothing\n", n);
+        if (run->reported++ < REPORTED)
+            fprintf(stderr, "graftload: %zd bytes on a connection that waits for nothing\n", n);
         run->load->failures[FAILED_FRAMING]++;
         conn_close(c);
         return;
