@@ -4,12 +4,14 @@
  */
 #include "base/base.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 _Thread_local enum thread_kind thread_kind = THREAD_OTHER;
+_Thread_local unsigned thread_slot = UINT_MAX;
 
 /* write(2), not stdio: whatever is broken may hold stdio's locks. */
 static void last_words(const char *text, size_t len)
