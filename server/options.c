@@ -112,6 +112,12 @@ static int take(struct options *out, const struct flags *f, char **argv, int val
     }
 }
 
+/* getopt takes "--work" for "--workers"; a new flag could then break a script. */
+static bool written_out(const char *word, const char *name)
+{
+    return strcspn(word + 2, "=") == strlen(name);
+}
+
 int options_parse(int argc, char **argv, struct options *out, struct err *err)
 {
     struct flags flags;
@@ -120,9 +126,12 @@ int options_parse(int argc, char **argv, struct options *out, struct err *err)
     optind = 0; /* glibc: start over, also when it has been used before */
     opterr = 0;
     for (;;) {
-        int value = getopt_long(argc, argv, "+:c:tVh", flags.all, NULL);
+        int index = -1, at = optind > 0 ? optind : 1;
+        int value = getopt_long(argc, argv, "+:c:tVh", flags.all, &index);
         if (value == -1)
             break;
+        if (index >= 0 && !written_out(argv[at], flags.all[index].name))
+            return err_set(err, "unknown option %s: graftd -h lists those there are", argv[at]);
         if (take(out, &flags, argv, value, err) != 0)
             return -1;
     }

@@ -172,7 +172,7 @@ static int check_string(struct check *c)
         if (ch == '\n')
             return refuse_at(c, from, "this string has no closing quote on its line");
         if (ch < 0x20)
-            return refuse(c, "a control character in a string as an escape, as in \\t");
+            return refuse(c, "control characters in a string as escapes, as in \\t");
         if (take(c, '\\')) {
             if (check_escape(c) != 0)
                 return -1;
