@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+# every compiler and every page: the SDK's header, the shipped plugins and the guide's examples
+"""Compiles, with the flags that graft.pc gives and with warnings as errors, what a plugin's author
+starts from: the shipped plugins (C), a plugin in C++, and each code block of the guide. Then loads
+each result and reads its descriptor. A compiler that is not installed is skipped."""
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+SRC = os.environ["TEST_SRCDIR"]
+WARN = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wmissing-declarations",
+        "-Wformat=2", "-Werror"]
+C = [(cc, std) for cc in ("gcc", "clang") for std in ("c11", "gnu11", "gnu17")]
+CXX = [(cc, std) for cc in ("g++", "clang++") for std in ("gnu++17", "c++20", "gnu++20")]
+count = failed = 0
+
+
+def report(ok, name, why=""):
+    global count, failed
+    count += 1
+    failed += not ok
+    print(f"{'ok' if ok else 'not ok'} {count} - {name}", flush=True)
+    for line in why.splitlines() if not ok else []:
+        print(f"# {line}")
+
+
+def pkg_config(*args):
+    return subprocess.run(["pkg-config", *args, "graft"], check=True, capture_output=True,
+                          text=True).stdout.split()
+
+
+class Descriptor(ctypes.Structure):
+    """The beginning of graft_plugin."""
+    _fields_ = [("size", ctypes.c_uint32), ("needs", ctypes.c_uint32),
+                ("route_size", ctypes.c_uint32), ("flags", ctypes.c_uint32),
+                ("name", ctypes.c_char_p), ("version", ctypes.c_char_p)]
+
+
+def descriptor_of(so):
+    """In a process of its own, since nothing here unloads it: 'SIZE NEEDS ROUTE_SIZE NAME'."""
+    run = subprocess.run([sys.executable, __file__, "--descriptor", so], capture_output=True,
+                         text=True)
+    return run.stdout.strip() or run.stderr
+
+
+def compile_one(compiler, std, source, out, flags=()):
+    command = [compiler, f"-std={std}", *WARN, *flags, *pkg_config("--cflags", "--libs"), "-o", out,
+               source]
+    if compiler == "g++":
+        command += pkg_config("--variable=gxxflags")
+    run = subprocess.run(command, capture_output=True, text=True)
+    return run.returncode == 0, " ".join(command) + "\n" + run.stdout + run.stderr
+
+
+def build_and_load(compiler, std, source, out, name):
+    flags = ["-D_GNU_SOURCE"] if std == "c11" else []
+    ok, why = compile_one(compiler, std, source, out, flags)
+    if ok:
+        pointer = ctypes.sizeof(ctypes.c_void_p)
+        expected = f"{4 * 4 + 15 * pointer} 0 {4 * pointer} {name}"
+        found = descriptor_of(out)
+        ok, why = found == expected, f"descriptor: {found}, expected {expected}"
+    return ok, why
+
+
+def shipped(folder):
+    for compiler, std in C:
+        if not shutil.which(compiler):
+            print(f"# {compiler} is not installed: skipped")
+            continue
+        for name in ("hello", "echo", "request-id", "access-log", "slow"):
+            ok, why = build_and_load(compiler, std, f"{SRC}/plugins/{name}/{name}.c",
+                                     f"{folder}/{name}.so", name)
+            report(ok, f"{name} with {compiler} -std={std}", why)
+
+
+def cxx(folder):
+    for compiler, std in CXX:
+        if not shutil.which(compiler):
+            print(f"# {compiler} is not installed: skipped")
+            continue
+        ok, why = build_and_load(compiler, std, f"{SRC}/tests/plugins/cxx_hello.cc",
+                                 f"{folder}/cxx.so", "cxx-hello")
+        report(ok, f"cxx_hello with {compiler} -std={std}", why)
+        if ok and shutil.which("readelf"):
+            symbols = subprocess.run(["readelf", "-W", "--dyn-syms", f"{folder}/cxx.so"],
+                                     capture_output=True, text=True).stdout
+            report("UNIQUE" not in symbols, f"no unique symbol from {compiler} -std={std}", symbols)
+
+
+def guide(folder):
+    with open(f"{SRC}/docs/PLUGIN-GUIDE.md", encoding="utf-8") as page:
+        blocks = re.findall(r"^```(c|cpp)\n(.*?)^```$", page.read(), re.M | re.S)
+    report(len(blocks) >= 10, f"the guide has {len(blocks)} code blocks")
+    for number, (language, text) in enumerate(blocks, 1):
+        source = f"{folder}/block{number}.{'cc' if language == 'cpp' else 'c'}"
+        with open(source, "w", encoding="utf-8") as out:
+            out.write(text)
+        for compiler, std in (C if language == "c" else CXX):
+            if std in ("c11", "gnu++20") or not shutil.which(compiler):
+                continue
+            ok, why = compile_one(compiler, std, source, f"{folder}/block.so")
+            report(ok, f"block {number} of the guide with {compiler} -std={std}", why)
+
+
+def refusals(folder):
+    """GRAFT_NEEDS beyond the header does not compile; up to it, it is what the descriptor says."""
+    source = f"{SRC}/plugins/hello/hello.c"
+    ok, why = compile_one("cc", "gnu11", source, f"{folder}/needs.so", ["-DGRAFT_NEEDS=99"])
+    report(not ok and "GRAFT_NEEDS" in why, "GRAFT_NEEDS=99 is more than the header declares", why)
+    ok, why = compile_one("cc", "gnu11", source, f"{folder}/needs.so", ["-DGRAFT_NEEDS=0"])
+    report(ok and descriptor_of(f"{folder}/needs.so").split()[1] == "0", "GRAFT_NEEDS=0", why)
+
+
+if sys.argv[1:2] == ["--descriptor"]:
+    d = Descriptor.in_dll(ctypes.CDLL(sys.argv[2], os.RTLD_NOW | os.RTLD_LOCAL), "graft_plugin_v1")
+    print(d.size, d.needs, d.route_size, d.name.decode())
+    sys.exit(0)
+
+with tempfile.TemporaryDirectory(prefix="graft-sdk-") as temp:
+    shipped(temp)
+    cxx(temp)
+    guide(temp)
+    refusals(temp)
+print(f"1..{count}")
+sys.exit(1 if failed else 0)
