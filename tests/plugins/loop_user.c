@@ -60,9 +60,11 @@ static int worker_init(graft_self *self, void *state)
     unsigned me = graft_worker(self);
     struct timeval tv = { 0, 10000 };
     u->ticker[me] = event_new(graft_loop(self), -1, EV_PERSIST, ticked, &u->ticks[me]);
-    if (!u->ticker[me] || event_add(u->ticker[me], &tv) != 0)
-        return graft_fail(self, "no event");
-    return 0;
+    if (u->ticker[me] && event_add(u->ticker[me], &tv) == 0)
+        return 0;
+    if (u->ticker[me])
+        event_free(u->ticker[me]);
+    return graft_fail(self, "no event");
 }
 
 static void worker_fini(graft_self *self, void *state)

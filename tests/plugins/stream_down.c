@@ -71,8 +71,10 @@ static void pump_on(graft_req *req, struct down *d)
     graft_flush(req);
     d->waiting = rc == 1;
     d->waits += d->waiting;
-    if (!d->waiting && graft_post(req, pump, d) != 0)
+    if (!d->waiting && graft_post(req, pump, d) != 0) {
+        d->over = true;
         graft_abort(req);
+    }
 }
 
 static void pump(graft_req *req, void *arg)

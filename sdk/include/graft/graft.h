@@ -121,7 +121,7 @@ enum { GRAFT_DEBUG = 0, GRAFT_INFO = 1, GRAFT_WARN = 2, GRAFT_ERR = 3 };
 typedef struct graft_route {
     const char *method;  /* "GET"; NULL = every method. GET also serves HEAD. */
     const char *pattern; /* "/a", "/users/:id" (one segment), "/files/" "*rest" (all that
-                            follows); starts with '/'. NULL ends the table. */
+                            follows); starts with '/' */
     graft_handler *handler;
     unsigned flags; /* GRAFT_STREAM or 0 */
 } graft_route;
