@@ -72,6 +72,8 @@ static int parse_line(char *line, struct web_head *out, bool *needs_host, const 
         return fail(400, why, "the first line is not METHOD TARGET HTTP/1.1");
     *target++ = '\0';
     *version++ = '\0';
+    if (strncmp(version, "HTTP/", 5) != 0)
+        return fail(400, why, "the first line is not METHOD TARGET HTTP/1.1");
     if (strncmp(version, "HTTP/1.", 7) != 0 ||
         (strcmp(version + 7, "0") != 0 && strcmp(version + 7, "1") != 0))
         return fail(505, why, "the HTTP version is not 1.0 or 1.1");

@@ -6,7 +6,7 @@
 #include "run/server.h"
 
 #include "base/clock.h"
-#include "plugin/host.h"
+#include "plugin/chain.h"
 #include "plugin/metric.h"
 
 #include <errno.h>
@@ -207,7 +207,7 @@ static int open_swap(struct server *s, struct err *err)
         .pool = s->pool,
         .config = s->config,
         .host_init = chain_host_init,
-        .cut = chain_cut,
+        .cut = chain_cut_version,
         .configured = reload_configured,
         .arg = s,
     };
