@@ -105,7 +105,8 @@ static int on_args(htparser *htp, const char *token, size_t len)
 static int on_key(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
-    if (p->key.ptr || !stands_at(p, p->cursor, token, len) || p->copy[p->cursor + len] != ':')
+    if (p->key.ptr || !stands_at(p, p->cursor, token, len) ||
+        !stands_at(p, p->cursor + len, ":", 1))
         return -1;
     p->key = (struct str){ p->copy + p->cursor, len };
     p->cursor += len + 1;
@@ -163,9 +164,9 @@ static int on_value(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     size_t at = p->cursor;
-    while (p->copy[at] == ' ')
+    while (stands_at(p, at, " ", 1))
         at++;
-    if (len == 1 && token[0] == ' ' && p->copy[at] == '\r')
+    if (len == 1 && token[0] == ' ' && stands_at(p, at, "\r", 1))
         len = 0;
     if (!p->key.ptr || !stands_at(p, at, token, len) || !stands_at(p, at + len, "\r\n", 2))
         return -1;
