@@ -24,21 +24,22 @@ struct link {
 
 #define GENERATION_MAGIC 0x67656e72u
 
+struct generation_impl;
+
 struct generation {
     unsigned magic;
-    unsigned number; /* counts from 1 */
+    unsigned number;           /* counts from 1 */
     struct version **versions; /* all that serve in it */
     unsigned nversions;
-    struct config *config; /* what it was built from; owned elsewhere until replaced */
+    struct config *config;        /* what it was built from; owned by swap.c */
     struct generation_impl *impl; /* router, middleware matches: generation.c */
-    struct generation_msgs *msgs; /* [workers] prepare, undo, adopt nodes: adopt.c */
 };
 
 /* What the router chose for one request; filled on the worker's stack. */
 struct choice {
-    unsigned status;     /* 200: a handler; 404; 405 */
-    unsigned nlinks;     /* global and matching middleware also on 404 and 405 */
-    const char *pattern; /* interned, with its mount; NULL on 404/405 */
+    unsigned status;           /* 200: a handler; 404; 405 */
+    unsigned nlinks;           /* global and matching middleware also on 404 and 405 */
+    const char *pattern;       /* interned, with its mount; NULL on 404/405 */
     struct router_match match; /* parameters */
     struct link links[CHAIN_MAX];
 };
@@ -49,15 +50,36 @@ void generation_find(const struct generation *g, const struct head *head,
 size_t generation_allow(const struct generation *g, const struct target *target, char *out,
                         size_t size);
 
-/* Everything that is served, in an order for people: each route with its whole chain, the handler's
-   link last; also the routes that a narrower match made. Control; valid during the call. */
-struct generation_route {
-    const char *method; /* NULL: every method */
-    const char *pattern;
-    const struct link *links;
-    unsigned nlinks;
+/* Why a generation cannot be: who is at fault, when it is a plugin. */
+struct generation_fault {
+    struct err err;
+    const struct version *blame; /* NULL: the configuration */
+    const struct version *other; /* the one that `blame` collides with, or NULL */
 };
-void generation_each_route(const struct generation *g,
-                           void (*fn)(const struct generation_route *route, void *arg), void *arg);
+
+/* Control. Copies the array of versions. NULL: `fault` says why. */
+struct generation *generation_new(unsigned number, struct version *const *versions,
+                                  unsigned nversions, struct config *config,
+                                  struct generation_fault *fault);
+void generation_free(struct generation *g); /* takes NULL; not the versions and the config */
+
+/* The version of that name in it, or NULL. Control. */
+struct version *generation_version(const struct generation *g, const char *plugin);
+
+/* What a person should know about it: matches that cover no route, and the like. Control. */
+void generation_warnings(const struct generation *g, void (*warn)(const char *text, void *arg),
+                         void *arg);
+
+/* The rows of `graftctl routes`: each route with the middleware that covers all of it, and a row
+   of its own for each match that covers a part. Control; valid during the call. */
+struct generation_row {
+    const char *method; /* "*": every one */
+    const char *pattern;
+    const char *chain[CHAIN_MAX]; /* plugin names, outermost first, the handler's last */
+    unsigned nchain;
+    const struct version *version;
+};
+void generation_routes(const struct generation *g,
+                       void (*row)(const struct generation_row *row, void *arg), void *arg);
 
 #endif

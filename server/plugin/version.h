@@ -17,7 +17,9 @@
 #include "base/list.h"
 #include "net/loop.h"
 #include "plugin/descriptor.h"
+#include "plugin/loader.h"
 #include "plugin/stage.h"
+#include "plugin/tasks.h"
 
 #include <graft/graft.h>
 
@@ -61,12 +63,26 @@ struct version_cell {
     bool inited;           /* worker_init returned 0 and worker_fini is owed */
     bool releasing;        /* plugin/adopt.c waits for pins == 0 */
     bool cutting;          /* retire asked: what still runs is aborted */
-    struct msg release;    /* its message: release, then report */
+    bool turning;          /* `release` is on its way through this worker's own inbox */
+    bool finished;         /* worker_fini has run (or was not owed); one turn is waited for */
+    struct version *version;
+    struct loop *loop;
+    struct msg release; /* plugin/adopt.c: to the worker, and its report */
     struct msg cut;
-    struct event later;    /* one loop turn after worker_fini */
 };
 
 #define VERSION_MAGIC 0x76657273u
+
+/* Where a version is on its way out (plugin/retire.c). */
+enum retire_step {
+    RETIRE_NOT,
+    RETIRE_EVERY, /* its graft_every calls come back from the pool */
+    RETIRE_COOL,
+    RETIRE_COOLED,  /* for a drain: until all have cooled */
+    RETIRE_RELEASE, /* workers: pins, worker_fini, one turn of the loop */
+    RETIRE_FINI,    /* fini, dlclose, verify */
+    RETIRE_OVER     /* stuck for good */
+};
 
 struct serial; /* plugin/serial.h: one for each plugin name, never freed */
 
@@ -80,7 +96,7 @@ struct version {
     char *source; /* the path that it came from */
     struct staged staged;
     struct descriptor desc;
-    char *config_text;  /* compact JSON of plugins.NAME.config */
+    char *config_text;   /* compact JSON of plugins.NAME.config */
     struct json *config; /* parsed; read by any thread */
     void *dl;
     void *state_ptr; /* what init gave */
@@ -94,15 +110,31 @@ struct version {
     uint64_t outside;           /* atomic: pool jobs of it (graft_every) that run now */
     int cooling;                /* atomic: what graft_cooling() answers, with the drain's flag */
 
-    /* The life cycle's book-keeping: which undo steps are owed. Loader and control in turn. */
+    /* The life cycle's book-keeping: which undo steps are owed. Loader and control in turn: while
+       a job runs (plugin/loader.h), the loader. */
     bool init_done, started, cooled;
+    bool unmapped; /* dlclose took its mapping away, or it never had one */
+    struct job job;
+    struct tasks tasks; /* threads that appeared during init and were there when it returned */
+
+    /* Control. */
     uint64_t loaded_us, cooling_us;
-    unsigned waiting; /* workers that have not reported (release, undo) */
-    unsigned inited_workers;
-    struct list every; /* graft_every registrations (plugin/every.h) */
-    char *reason;      /* failed or stuck: why */
-    uint64_t threads_before; /* loader: for thread_outlives */
-    void *swap_private;      /* plugin/swap.c's */
+    unsigned waiting; /* workers that have not reported (plugin/adopt.h) */
+    void (*released)(struct version *v);
+    unsigned cuts; /* cut messages on their way */
+    void (*cut_done)(struct version *v);
+    enum retire_step retire_step;
+    bool cool_only; /* retire_cool */
+    bool met;       /* workers have been told of it: they must be asked to let go */
+    bool hung;      /* a callback of it has not returned in time, and has not yet */
+    bool absent;    /* the watch missed its file once, at absent_us */
+    uint64_t absent_us;
+    char *reason;           /* failed or stuck: why */
+    struct event *deadline; /* timeouts_ms.retire; NULL: none */
+    struct list every;      /* graft_every registrations (plugin/every.h) */
+    unsigned every_running; /* of them on the pool now */
+    bool every_on;          /* they may run */
+    void (*every_stopped)(struct version *v);
 };
 
 /* Pins are plain increments on the request's worker. */
@@ -131,6 +163,16 @@ static inline struct version *version_of_self(graft_self *self)
     return container_of(self, struct version, self);
 }
 
+/* One with nothing in it but a cell for each worker; NULL: no memory. Any thread. */
+struct version *version_new(struct loop *const *loops, unsigned nloops);
+void version_free(struct version **vp); /* unloaded, on no list; takes NULL */
+void version_reason_set(struct version *v, const char *text);
+
+/* What graft_fail() stores: the reason of this thread's callback. */
+void version_fail_set(const char *text);
+void version_fail_clear(void);       /* before a callback */
+const char *version_fail_text(void); /* after one that failed; never NULL */
+
 /* Sums over the cells. Control. */
 struct version_sums {
     uint64_t pins, served, errors, bytes_out, by_class[6];
@@ -141,7 +183,7 @@ struct version_sums {
 void version_sum(const struct version *v, struct version_sums *out);
 uint64_t latency_quantile_us(const uint64_t buckets[LATENCY_BUCKETS], double q);
 
-/* An immortal copy of the text, the same pointer for the same text. Control and loader. */
+/* An immortal copy of the text, the same pointer for the same text; NULL: no memory. Any thread. */
 const char *intern(const char *text);
 
 #endif

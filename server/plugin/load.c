@@ -1,0 +1,338 @@
+/*
+ * [loader] dlopen to dlclose of one version. Undoing is not done here: what a job leaves behind
+ * (v->dl, init_done, ...) tells retire.c what is owed. Invariant: nothing of a plugin runs before
+ * its descriptor has been copied, and dlclose is called only when fini has returned and no thread
+ * that init had started is left.
+ */
+#include "plugin/load.h"
+
+#include "base/log.h"
+#include "plugin/preflight.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <link.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS_LINGER_MS 1000 /* a joined thread is listed for a moment; 2 busy cores */
+
+static void (*host_init)(struct version *v);
+static struct stage *stage;
+
+void load_init(void (*init)(struct version *v), struct stage *where)
+{
+    host_init = init;
+    stage = where;
+}
+
+static struct version *version_of_job(struct job *job)
+{
+    struct version *v = container_of(job, struct version, job);
+    CHECK(v, VERSION_MAGIC);
+    return v;
+}
+
+static int fail(struct job *job, const char *at)
+{
+    job->stage = at;
+    job->rc = -1;
+    return -1;
+}
+
+/* ---- Mapping --------------------------------------------------------------------------------- */
+
+struct names {
+    const char *after; /* collect what comes behind this one */
+    bool found, no_memory;
+    char **list;
+    size_t n, cap;
+};
+
+static int collect(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    (void)size;
+    struct names *names = arg;
+    if (!names->found) {
+        names->found = strcmp(info->dlpi_name, names->after) == 0;
+        return 0;
+    }
+    if (names->n == names->cap) {
+        size_t cap = names->cap ? names->cap * 2 : 16;
+        char **list = realloc(names->list, cap * sizeof *list);
+        if (list == NULL) {
+            names->no_memory = true;
+            return 1;
+        }
+        names->list = list;
+        names->cap = cap;
+    }
+    if ((names->list[names->n] = strdup(info->dlpi_name)) == NULL) {
+        names->no_memory = true;
+        return 1;
+    }
+    names->n++;
+    return 0;
+}
+
+static int is_it(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    (void)size;
+    return strcmp(info->dlpi_name, arg) == 0;
+}
+
+bool load_is_mapped(const char *path)
+{
+    char copy[PATH_MAX]; /* the callback's argument is not const */
+    size_t len = strlen(path);
+    REQUIRE(len < sizeof copy);
+    memcpy(copy, path, len + 1);
+    return dl_iterate_phdr(is_it, copy) != 0;
+}
+
+/* Libraries of the system that came with the plugin stay: OpenSSL and its like leave exit handlers
+   and thread keys behind. What came with it stands behind it in the loader's list. */
+static int keep_system_libraries(struct version *v, struct err *err)
+{
+    struct names names = { .after = v->staged.path };
+    dl_iterate_phdr(collect, &names);
+    for (size_t i = 0; i < names.n; i++) {
+        if (preflight_system_library(names.list[i])) {
+            void *dl = dlopen(names.list[i], RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+            if (dl != NULL)
+                dlclose(dl);
+        }
+        free(names.list[i]);
+    }
+    free(names.list);
+    return names.no_memory ? err_set(err, "out of memory while looking at its libraries") : 0;
+}
+
+static int map(struct version *v, struct job *job)
+{
+    const char *path = v->staged.path;
+    void *known = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    if (known != NULL) {
+        dlclose(known);
+        return err_set(&job->err, "%s is mapped already: a staged name was used twice", path);
+    }
+    job_step(job, "dlopen");
+    v->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    bool in_time = job_step_end(job);
+    if (v->dl == NULL) {
+        const char *why = dlerror();
+        return err_set(&job->err, "dlopen: %s", why != NULL ? why : "no reason given");
+    }
+    v->unmapped = false;
+    return in_time ? keep_system_libraries(v, &job->err)
+                   : err_set(&job->err, "dlopen returned too late");
+}
+
+/* The probe has read the same file in another process: only code of it that answers differently
+   here can change the name. */
+static int describe(struct version *v, struct err *err)
+{
+    const void *exported;
+    size_t size;
+    struct descriptor mine;
+    if (descriptor_find(v->dl, &exported, &size, err) != 0 ||
+        descriptor_copy(exported, size, &mine, err) != 0)
+        return -1;
+    if (strcmp(mine.name, v->plugin) != 0) {
+        err_set(err, "it calls itself \"%s\" here and \"%s\" when it was probed", mine.name,
+                v->plugin);
+        descriptor_fini(&mine);
+        return -1;
+    }
+    descriptor_fini(&v->desc);
+    v->desc = mine;
+    return 0;
+}
+
+/* ---- Callbacks ------------------------------------------------------------------------------- */
+
+static int call_init(struct version *v, struct job *job)
+{
+    if (v->desc.init == NULL) {
+        v->init_done = true;
+        return 0;
+    }
+    struct tasks before = { 0 }, after = { 0 };
+    bool listed = tasks_list(&before) == 0;
+    version_fail_clear();
+    job_step(job, "init");
+    int rc = v->desc.init(&v->self, &v->state_ptr);
+    bool in_time = job_step_end(job);
+    if (rc == 0 && listed && tasks_list(&after) == 0)
+        tasks_subtract(&after, &before);
+    tasks_fini(&before);
+    v->tasks = after;
+    if (rc != 0)
+        return err_set(&job->err, "init failed: %s", version_fail_text());
+    v->init_done = true;
+    return in_time ? 0 : err_set(&job->err, "init returned too late");
+}
+
+static int call_ready(struct version *v, struct job *job)
+{
+    if (v->desc.ready == NULL)
+        return 0;
+    version_fail_clear();
+    job_step(job, "ready");
+    int rc = v->desc.ready(&v->self, v->state_ptr);
+    bool in_time = job_step_end(job);
+    if (rc != 0)
+        return err_set(&job->err, "ready says that it is not fit to serve: %s",
+                       version_fail_text());
+    return in_time ? 0 : err_set(&job->err, "ready returned too late");
+}
+
+static void load_work(struct job *job)
+{
+    ON_LOADER();
+    struct version *v = version_of_job(job);
+    if (map(v, job) != 0) {
+        fail(job, "dlopen");
+        return;
+    }
+    if (describe(v, &job->err) != 0) {
+        fail(job, "descriptor");
+        return;
+    }
+    v->config = json_parse("config", v->config_text, strlen(v->config_text), &job->err);
+    if (v->config == NULL) {
+        fail(job, "config");
+        return;
+    }
+    host_init(v);
+    if (call_init(v, job) != 0)
+        fail(job, "init");
+    else if (call_ready(v, job) != 0)
+        fail(job, "ready");
+}
+
+static void start_work(struct job *job)
+{
+    ON_LOADER();
+    struct version *v = version_of_job(job);
+    version_fail_clear();
+    job_step(job, "start");
+    int rc = v->desc.start(&v->self, v->state_ptr);
+    bool in_time = job_step_end(job);
+    v->started = rc == 0;
+    if (rc != 0)
+        err_set(&job->err, "start failed: %s", version_fail_text());
+    else if (!in_time)
+        err_set(&job->err, "start returned too late");
+    if (rc != 0 || !in_time)
+        fail(job, "start");
+}
+
+static void cool_work(struct job *job)
+{
+    ON_LOADER();
+    struct version *v = version_of_job(job);
+    job_step(job, "cool");
+    v->desc.cool(&v->self, v->state_ptr);
+    v->cooled = true;
+    job_step_end(job);
+}
+
+/* ---- The end --------------------------------------------------------------------------------- */
+
+/* False: too late, what follows is done by another job. */
+static bool call_fini(struct version *v, struct job *job)
+{
+    if (!v->init_done)
+        return true;
+    job_step(job, "fini");
+    if (v->desc.fini != NULL)
+        v->desc.fini(&v->self, v->state_ptr);
+    v->init_done = false;
+    return job_step_end(job);
+}
+
+static int threads_gone(struct version *v, struct job *job)
+{
+    char name[16];
+    if (v->tasks.n == 0)
+        return 0;
+    tasks_keep_living(&v->tasks, THREADS_LINGER_MS);
+    if (v->tasks.n == 0)
+        return 0;
+    tasks_name(&v->tasks.list[0], name);
+    return err_set(&job->err,
+                   "%zu thread%s that appeared during init still live%s after fini (the first: "
+                   "thread %d, named \"%s\"): fini must stop and join every thread",
+                   v->tasks.n, v->tasks.n == 1 ? "" : "s", v->tasks.n == 1 ? "s" : "",
+                   (int)v->tasks.list[0].tid, name);
+}
+
+static int unmap(struct version *v, struct job *job)
+{
+    const char *why = NULL;
+    bool in_time = true;
+    if (v->dl != NULL) {
+        void *dl = v->dl;
+        v->dl = NULL;
+        job_step(job, "dlclose");
+        why = dlclose(dl) != 0 ? dlerror() : NULL;
+        in_time = job_step_end(job);
+    }
+    v->unmapped = v->unmapped || !load_is_mapped(v->staged.path);
+    if (!v->unmapped)
+        return err_set(&job->err,
+                       "still mapped after dlclose%s%s: a C++ thread_local with a destructor, a "
+                       "library that pins itself or another handle holds it",
+                       why != NULL ? ": " : "", why != NULL ? why : "");
+    return in_time ? 0 : err_set(&job->err, "dlclose returned too late");
+}
+
+static void fini_work(struct job *job)
+{
+    ON_LOADER();
+    struct version *v = version_of_job(job);
+    if (!call_fini(v, job))
+        return;
+    if (threads_gone(v, job) != 0)
+        fail(job, "fini");
+    else if (unmap(v, job) != 0)
+        fail(job, "dlclose");
+    if (v->unmapped)
+        stage_remove(stage, &v->staged);
+}
+
+/* ---- Jobs ------------------------------------------------------------------------------------ */
+
+static void prepare(struct version *v, void (*work)(struct job *), void (*done)(struct job *),
+                    void (*hung)(struct job *, const char *, uint64_t), bool loads)
+{
+    v->job.work = work;
+    v->job.done = done;
+    v->job.hung = hung;
+    v->job.loads = loads;
+}
+
+void load_job(struct version *v, void (*done)(struct job *),
+              void (*hung)(struct job *, const char *, uint64_t))
+{
+    prepare(v, load_work, done, hung, true);
+}
+
+void load_start_job(struct version *v, void (*done)(struct job *),
+                    void (*hung)(struct job *, const char *, uint64_t))
+{
+    prepare(v, start_work, done, hung, false);
+}
+
+void load_cool_job(struct version *v, void (*done)(struct job *),
+                   void (*hung)(struct job *, const char *, uint64_t))
+{
+    prepare(v, cool_work, done, hung, false);
+}
+
+void load_fini_job(struct version *v, void (*done)(struct job *),
+                   void (*hung)(struct job *, const char *, uint64_t))
+{
+    prepare(v, fini_work, done, hung, true);
+}

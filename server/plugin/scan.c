@@ -1,0 +1,374 @@
+/*
+ * [loader] Three passes over the folder: read and hash every file; decide what each is, staging
+ * and probing what is new; find names that two files declare. Hashes decide, never times and
+ * inodes: orchestrators swap symbolic links.
+ */
+#include "plugin/scan.h"
+
+#include "base/log.h"
+#include "plugin/preflight.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int no_memory(struct scan *s)
+{
+    return err_set(&s->job.err, "out of memory while scanning %s", s->config->plugin_dir);
+}
+
+/* ---- Reading the folder ---------------------------------------------------------------------- */
+
+static bool is_plugin_name(const char *name)
+{
+    size_t len = strlen(name);
+    return name[0] != '.' && len > 3 && strcmp(name + len - 3, ".so") == 0;
+}
+
+static struct found *found_add(struct scan *s, const char *file)
+{
+    if (s->nfound == s->cap) {
+        size_t cap = s->cap ? s->cap * 2 : 16;
+        struct found *more = realloc(s->found, cap * sizeof *more);
+        if (more == NULL)
+            return NULL;
+        s->found = more;
+        s->cap = cap;
+    }
+    struct found *f = &s->found[s->nfound];
+    memset(f, 0, sizeof *f);
+    f->file = strdup(file);
+    if (f->file == NULL || asprintf(&f->path, "%s/%s", s->config->plugin_dir, file) < 0) {
+        free(f->file);
+        return NULL;
+    }
+    s->nfound++;
+    return f;
+}
+
+static int by_file(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+    return strcmp(x->file, y->file);
+}
+
+static int list_folder(struct scan *s, int *dirfd_out, DIR **dir_out)
+{
+    const char *path = s->config->plugin_dir;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (dir == NULL) {
+        int why = errno;
+        if (fd >= 0)
+            close(fd);
+        return err_set(&s->job.err, "cannot read the plugin folder %s: %s: nothing is changed",
+                       path, strerror(why));
+    }
+    *dir_out = dir;
+    *dirfd_out = fd;
+    for (;;) {
+        errno = 0;
+        const struct dirent *e = readdir(dir);
+        if (e == NULL && errno != 0)
+            return err_set(&s->job.err, "cannot read the plugin folder %s: %s: nothing is changed",
+                           path, strerror(errno));
+        if (e == NULL)
+            break;
+        if (is_plugin_name(e->d_name) && found_add(s, e->d_name) == NULL)
+            return no_memory(s);
+    }
+    if (s->nfound > 1)
+        qsort(s->found, s->nfound, sizeof *s->found, by_file);
+    return 0;
+}
+
+/* ---- Judging a file -------------------------------------------------------------------------- */
+
+static void set_failed(struct found *f, const char *stage, const char *text)
+{
+    f->kind = FOUND_FAILED;
+    f->stage = stage;
+    free(f->error);
+    f->error = NULL;
+    if (asprintf(&f->error, "%s: %s", f->file, text) < 0)
+        f->error = NULL;
+}
+
+/* When that failed before, it fails again, in the words of then. */
+static bool failed_again(struct scan *s, struct found *f, const char *key)
+{
+    struct known_failure *old = known_failure(s->known, key);
+    if (old == NULL)
+        return false;
+    bool moot = false;
+    if (old->other_sha256 != NULL) {
+        moot = true;
+        for (size_t i = 0; i < s->nfound && moot; i++)
+            moot = strcmp(s->found[i].sha256, old->other_sha256) != 0;
+    }
+    if (s->retry || moot) {
+        known_failure_forget(s->known, key);
+        return false;
+    }
+    f->kind = FOUND_FAILED_AGAIN;
+    free(f->stage_copy);
+    free(f->error);
+    f->stage_copy = strdup(old->stage);
+    f->stage = f->stage_copy;
+    f->error = strdup(old->error);
+    if (f->plugin == NULL && old->plugin != NULL)
+        f->plugin = strdup(old->plugin);
+    return true;
+}
+
+/* Not about the content: who owns it, what it is. Mended by chmod, so that is in the key. */
+static void fail_by_stat(struct scan *s, struct found *f, const struct stat *st, const char *text)
+{
+    char key[KNOWN_KEY];
+    snprintf(key, sizeof key, "stat %.255s %llu %o %u %u %lld.%ld", f->file,
+             (unsigned long long)st->st_ino, st->st_mode, st->st_uid, st->st_gid,
+             (long long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec);
+    if (failed_again(s, f, key))
+        return;
+    set_failed(f, "scan", text);
+    memcpy(f->key, key, sizeof f->key);
+}
+
+static void found_fini(struct found *f)
+{
+    free(f->path);
+    free(f->file);
+    free(f->plugin);
+    free(f->staged);
+    free(f->stage_copy);
+    free(f->error);
+    descriptor_fini(&f->desc);
+}
+
+/* False: it is not there any more. */
+static bool read_file(struct scan *s, struct found *f, int dirfd)
+{
+    struct stat st, link;
+    struct err err;
+    f->kind = FOUND_NEW;
+    if (fstatat(dirfd, f->file, &st, 0) != 0) {
+        int why = errno;
+        char text[128];
+        if (fstatat(dirfd, f->file, &link, AT_SYMLINK_NOFOLLOW) != 0)
+            return errno != ENOENT;
+        snprintf(text, sizeof text,
+                 why == ENOENT ? "a link to a file that is not there" : "cannot be looked at: %s",
+                 strerror(why));
+        fail_by_stat(s, f, &link, text);
+        return true;
+    }
+    if (!S_ISREG(st.st_mode))
+        fail_by_stat(s, f, &st, "is not a regular file");
+    else if (stage_hash(dirfd, f->file, f->sha256, NULL, &err) != STAGE_OK) {
+        f->sha256[0] = '\0';
+        fail_by_stat(s, f, &st, err.text);
+    }
+    return true;
+}
+
+static void read_files(struct scan *s, int dirfd)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < s->nfound; i++) {
+        if (!read_file(s, &s->found[i], dirfd))
+            found_fini(&s->found[i]);
+        else
+            s->found[kept++] = s->found[i];
+    }
+    s->nfound = kept;
+}
+
+/* ---- Deciding -------------------------------------------------------------------------------- */
+
+static bool serves(const struct scan *s, const char *plugin, const char *sha256,
+                   const char *config_sha256)
+{
+    for (size_t i = 0; i < s->nactive; i++)
+        if (strcmp(s->active[i].plugin, plugin) == 0)
+            return strcmp(s->active[i].sha256, sha256) == 0 &&
+                   strcmp(s->active[i].config_sha256, config_sha256) == 0;
+    return false;
+}
+
+/* What can be said from hash and name alone. True: that was enough. */
+static bool decide_known(struct scan *s, struct found *f)
+{
+    char key[KNOWN_KEY];
+    const char *name = known_name(s->known, f->sha256);
+    known_key_file(key, f->sha256);
+    if (failed_again(s, f, key))
+        return true;
+    if (name == NULL)
+        return false;
+    free(f->plugin);
+    f->plugin = strdup(name);
+    if (f->plugin == NULL) {
+        set_failed(f, "scan", "out of memory");
+        return true;
+    }
+    const struct config_plugin *cfg = config_plugin(s->config, name);
+    if (!cfg->enabled) {
+        f->kind = FOUND_DISABLED;
+        return true;
+    }
+    if (serves(s, name, f->sha256, cfg->config_sha256)) {
+        f->kind = FOUND_SAME;
+        return true;
+    }
+    known_key_identity(key, f->sha256, cfg->config_sha256);
+    return failed_again(s, f, key);
+}
+
+static int fail_file(struct found *f, const char *stage, const struct err *err)
+{
+    set_failed(f, stage, err->text);
+    known_key_file(f->key, f->sha256);
+    return -1;
+}
+
+static int copy_file(struct scan *s, struct found *f, int dirfd)
+{
+    struct err err;
+    f->staged = calloc(1, sizeof *f->staged);
+    if (f->staged == NULL) {
+        set_failed(f, "stage", "out of memory");
+        return -1;
+    }
+    enum stage_result rc = stage_copy(s->stage, dirfd, f->file, f->staged, &err);
+    if (rc == STAGE_OK) {
+        memcpy(f->sha256, f->staged->sha256, sizeof f->sha256);
+        return 0;
+    }
+    set_failed(f, "stage", err.text);
+    /* What is incomplete for good has a hash that stays; what failed for another reason (a full
+       disk) is tried again. */
+    if (rc == STAGE_INCOMPLETE && strcmp(f->staged->sha256, f->sha256) == 0)
+        known_key_file(f->key, f->sha256);
+    free(f->staged);
+    f->staged = NULL;
+    return -1;
+}
+
+static int describe(struct scan *s, struct found *f)
+{
+    struct preflight_report report;
+    struct err err;
+    int rc = preflight(f->staged->path, &report, &err);
+    for (size_t i = 0; rc == 0 && i < report.count; i++)
+        log_msg(LOG_WARN, "plugin_warning", "%s: %s", f->file, report.findings[i].text);
+    preflight_report_fini(&report);
+    if (rc != 0)
+        return fail_file(f, "preflight", &err);
+    if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, &err) != 0)
+        return fail_file(f, "probe", &err);
+    known_name_add(s->known, f->sha256, f->desc.name);
+    f->plugin = strdup(f->desc.name);
+    if (f->plugin == NULL) {
+        set_failed(f, "probe", "out of memory");
+        return -1;
+    }
+    return 0;
+}
+
+static void unstage(struct scan *s, struct found *f)
+{
+    if (f->staged == NULL)
+        return;
+    stage_remove(s->stage, f->staged);
+    free(f->staged);
+    f->staged = NULL;
+}
+
+static void decide(struct scan *s, struct found *f, int dirfd)
+{
+    char hashed[65];
+    memcpy(hashed, f->sha256, sizeof hashed);
+    if (decide_known(s, f) || copy_file(s, f, dirfd) != 0)
+        return;
+    /* It changed between the two readings: the copy is what counts. */
+    bool changed = strcmp(hashed, f->sha256) != 0;
+    if (changed && decide_known(s, f)) {
+        unstage(s, f);
+        return;
+    }
+    free(f->plugin);
+    f->plugin = NULL;
+    if (describe(s, f) != 0 || decide_known(s, f))
+        unstage(s, f);
+}
+
+/* ---- Duplicates ------------------------------------------------------------------------------ */
+
+static void set_duplicate(struct scan *s, struct found *f, const struct found *other)
+{
+    char key[KNOWN_KEY], text[512];
+    snprintf(key, sizeof key, "duplicate %.200s %s %.200s %s", f->file, f->sha256, other->file,
+             other->sha256);
+    unstage(s, f);
+    if (failed_again(s, f, key))
+        return;
+    snprintf(text, sizeof text,
+             "duplicate name \"%.64s\": %.128s and %.128s both declare it: remove one of them",
+             f->plugin, f->file, other->file);
+    set_failed(f, "scan", text);
+    memcpy(f->key, key, sizeof f->key);
+}
+
+static void find_duplicates(struct scan *s)
+{
+    for (size_t i = 0; i < s->nfound; i++) {
+        struct found *f = &s->found[i];
+        bool told = false;
+        if (f->plugin == NULL || f->kind == FOUND_DISABLED)
+            continue;
+        for (size_t j = 0; j < s->nfound && !told; j++) {
+            const struct found *other = &s->found[j];
+            if (i == j || other->plugin == NULL || strcmp(f->plugin, other->plugin) != 0)
+                continue;
+            set_duplicate(s, f, other);
+            told = true;
+        }
+    }
+}
+
+/* ---- The whole ------------------------------------------------------------------------------- */
+
+void scan_work(struct job *job)
+{
+    ON_LOADER();
+    struct scan *s = container_of(job, struct scan, job);
+    DIR *dir = NULL;
+    int dirfd = -1;
+    if (list_folder(s, &dirfd, &dir) == 0) {
+        read_files(s, dirfd);
+        for (size_t i = 0; i < s->nfound; i++)
+            if (s->found[i].kind == FOUND_NEW)
+                decide(s, &s->found[i], dirfd);
+        find_duplicates(s);
+    } else {
+        job->rc = -1;
+    }
+    if (dir != NULL)
+        closedir(dir);
+}
+
+void scan_fini(struct scan *s)
+{
+    for (size_t i = 0; i < s->nfound; i++)
+        found_fini(&s->found[i]);
+    free(s->found);
+    free(s->active);
+    s->found = NULL;
+    s->active = NULL;
+    s->nfound = s->nactive = s->cap = 0;
+}

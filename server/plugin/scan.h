@@ -1,0 +1,59 @@
+/*
+ * One look at the plugin folder: what is there, compared with what serves and what is known. New
+ * files are staged, preflighted and probed; none of their code runs in this process. A job for the
+ * loader: the control thread fills the first part, the loader the second, scan_fini frees both.
+ */
+#ifndef GRAFT_PLUGIN_SCAN_H
+#define GRAFT_PLUGIN_SCAN_H
+
+#include "base/config.h"
+#include "plugin/descriptor.h"
+#include "plugin/known.h"
+#include "plugin/loader.h"
+#include "plugin/probe.h"
+#include "plugin/stage.h"
+
+enum found_kind {
+    FOUND_SAME,   /* the identity that serves */
+    FOUND_NEW,    /* staged and described: to be loaded */
+    FOUND_FAILED, /* cannot be used; not known before */
+    FOUND_FAILED_AGAIN,
+    FOUND_DISABLED /* plugins.NAME.enabled is false */
+};
+
+struct found {
+    enum found_kind kind;
+    char *path, *file;      /* folder and name; the name alone */
+    char sha256[65];        /* "" when it could not be read */
+    char *plugin;           /* NULL: not known */
+    struct staged *staged;  /* FOUND_NEW */
+    struct descriptor desc; /* FOUND_NEW: from the probe */
+    const char *stage;   /* failed: "scan", "stage", "preflight", "probe"; or what is remembered */
+    char *stage_copy;    /* its memory, when remembered */
+    char *error;         /* failed: why; begins with the file's name */
+    char key[KNOWN_KEY]; /* failed: to be remembered under; "" = not to be */
+};
+
+struct scan_active {
+    const char *plugin, *sha256, *config_sha256; /* a version's, which lives as long as the scan */
+};
+
+struct scan {
+    struct job job;
+    /* Control's part. */
+    struct stage *stage;
+    struct probe *probe;
+    struct known *known;
+    const struct config *config;
+    bool retry; /* what failed before is tried again */
+    struct scan_active *active;
+    size_t nactive;
+    /* The loader's. job.rc -1: the folder could not be read. */
+    struct found *found;
+    size_t nfound, cap;
+};
+
+void scan_work(struct job *job); /* [loader] */
+void scan_fini(struct scan *s);  /* what is staged and not taken (staged = NULL) stays on disk */
+
+#endif

@@ -1,0 +1,125 @@
+/*
+ * What swap.c (asks and rounds), swap_plan.c (what a scan means), swap_publish.c (load to adopt),
+ * swap_report.c (results and events) and swap_drain.c share. Control thread.
+ *
+ * A round is one scan and what follows from it. Its new versions are in `fresh` as long as the
+ * round may still publish them; one that fails leaves it (round_drop) and goes its own way out.
+ */
+#ifndef GRAFT_PLUGIN_SWAP_PRIVATE_H
+#define GRAFT_PLUGIN_SWAP_PRIVATE_H
+
+#include "plugin/adopt.h"
+#include "plugin/known.h"
+#include "plugin/loader.h"
+#include "plugin/scan.h"
+#include "plugin/swap.h"
+
+enum phase { PHASE_IDLE, PHASE_SCAN, PHASE_LOAD, PHASE_PREPARE, PHASE_START, PHASE_ADOPT };
+
+/* Wishes for the next scan, of asks and of the swap's own. */
+struct want {
+    bool any;
+    bool retry, allow_empty;
+    bool not_watch; /* someone but the watch wants it */
+    struct config *config;
+    uint64_t asked_us; /* the earliest */
+};
+
+struct entries {
+    struct swap_entry *list;
+    size_t n, cap;
+};
+
+struct round {
+    struct list asks;
+    struct want want;
+    struct config *config; /* want.config or what is in force */
+    bool first;
+    uint64_t prepare_us; /* 0: not yet */
+
+    struct version **fresh; /* to be published */
+    size_t nfresh, at;
+    struct version **next; /* that serve and go on serving */
+    size_t nnext;
+    struct version **leaving; /* that serve and are not in the next generation */
+    size_t nleaving;
+    struct adoption *adoption;
+    struct config *old_config; /* replaced by this round; freed with the old generation */
+
+    struct entries changed, unchanged, failed;
+    bool broken; /* it cannot be published */
+    char *reason;
+    bool pending, answered;
+};
+
+#define SWAP_MAGIC 0x73776170u
+
+struct swap {
+    unsigned magic;
+    struct swap_deps deps;
+    struct config *config; /* in force */
+    struct loader *loader;
+    struct known known;
+    struct list versions;
+    struct generation *current;
+    struct swap_counts counts;
+
+    enum phase phase;
+    struct list waiting; /* asks for the next scan */
+    struct want want;
+    struct event *kick;    /* what follows from asks, never from inside a call */
+    struct event *timer;   /* timeouts_ms.adopt of this round */
+    struct event *pender;  /* answers asks that wait behind a pending round */
+    struct event *absence; /* the watch's second look */
+    struct scan scan;
+    struct round round;
+
+    char **busy; /* plugins for which the last round was refused */
+    size_t nbusy;
+    struct want busy_want;
+
+    bool draining, drain_fini;
+    void (*cool_done)(void *arg);
+    void *cool_arg;
+    void (*fini_done)(void *arg);
+    void *fini_arg;
+    struct watch *watch;
+};
+
+/* swap.c */
+void swap_kick(struct swap *s);
+void round_free(struct swap *s); /* back to idle */
+void want_clear(struct want *w);
+void timer_set_ms(struct event *timer, unsigned ms);
+
+/* swap_plan.c */
+void round_scanned(struct swap *s); /* the scan has been made */
+bool round_forgives(struct swap *s, const char *plugin); /* the first load, required: false */
+
+/* swap_publish.c */
+void round_adopt_timeout(evutil_socket_t fd, short what, void *arg); /* s->timer */
+void round_load(struct swap *s);
+void round_fail(struct swap *s, const char *word); /* undoes all; why: r->reason and r->failed */
+void round_succeed(struct swap *s);                /* also when there was nothing to do */
+void every_update(struct swap *s);
+
+/* swap_report.c */
+int entries_add(struct entries *e, const char *plugin, const char *id, const char *error,
+                const char *file, const char *stage);
+void entries_clear(struct entries *e);
+void round_reason(struct swap *s, const char *fmt, ...) PRINTF_LIKE(2, 3); /* the first counts */
+/* A version of this round is at fault: entry, event, v->reason. */
+void report_version_failed(struct swap *s, struct version *v, const char *stage,
+                           const char *text);
+void report_file_failed(struct swap *s, const struct found *f, bool again);
+void report_loaded(const struct version *v);
+void report_swap(struct swap *s, bool ok, const char *word);
+void round_answer(struct swap *s, struct list *asks, bool ok, const char *word);
+void answer_without_round(struct swap *s, struct swap_ask *ask, const char *word,
+                          const char *reason);
+
+/* swap_drain.c */
+void drain_look(struct swap *s); /* something ended: is the drain over? */
+void busy_look(struct swap *s, const struct version *v); /* a version left */
+
+#endif
