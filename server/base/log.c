@@ -110,6 +110,7 @@ static void begin(struct log_line *l, enum log_level level, const char *event, c
     l->json = json_wanted();
     l->len = 0;
     l->order_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    l->full = false;
     l->cut = len >= sizeof(text);
     struct str msg = { text, l->cut ? sizeof(text) - 1 : len };
     if (l->json)
@@ -140,7 +141,7 @@ static bool put_key(struct log_line *l, const char *key)
 static void put_field(struct log_line *l, const char *key, struct str value, bool quote,
                       enum escape_mode mode)
 {
-    if (!l->on || l->cut)
+    if (!l->on || l->full)
         return;
     size_t before = l->len;
     bool fits = put_key(l, key) && (!quote || put_z(l, "\"")) &&
@@ -148,7 +149,7 @@ static void put_field(struct log_line *l, const char *key, struct str value, boo
     if (fits)
         return;
     l->len = before;
-    l->cut = true;
+    l->cut = l->full = true;
 }
 
 /* In text: only what a reader could take for something else. */

@@ -39,7 +39,9 @@ static inline bool log_on(enum log_level level)
 #define LOG_LINE_MAX 4096
 struct log_line {
     enum log_level level;
-    bool on, cut, json;
+    bool on, json;
+    bool cut;  /* something is missing */
+    bool full; /* no more fields */
     size_t len;
     uint64_t order_ns;
     char text[LOG_LINE_MAX];
