@@ -20,15 +20,25 @@ static void print_text(const char *path, const struct inspection *in)
         table_put_safe(stdout, str_of(in->desc.version));
         printf(", %zu route%s, ", in->desc.route_count, in->desc.route_count == 1 ? "" : "s");
     }
-    if (in->sha256[0] != '\0')
-        printf("sha256 %s", in->sha256);
-    putchar('\n');
+    printf("%s%s\n", in->sha256[0] != '\0' ? "sha256 " : "not read", in->sha256);
     for (size_t i = 0; i < in->count; i++) {
         printf("%s (%s): ", in->findings[i].refusal ? "refused" : "warning", in->findings[i].stage);
         table_put_safe(stdout, str_of(in->findings[i].text));
         putchar('\n');
     }
     puts(in->refused ? "It would be refused." : "It would be loaded.");
+}
+
+/* As graftd's own answers: a word and a sentence when it is not ok. */
+static void put_reason(struct json_out *j, const struct inspection *in)
+{
+    for (size_t i = 0; i < in->count; i++) {
+        if (!in->findings[i].refusal)
+            continue;
+        json_put_z(j, "error", "refused");
+        json_put_z(j, "reason", in->findings[i].text);
+        return;
+    }
 }
 
 static void print_json(const char *path, const struct inspection *in)
@@ -38,6 +48,7 @@ static void print_json(const char *path, const struct inspection *in)
     json_out_init(&j, &body);
     json_open(&j, NULL, '{');
     json_put_bool(&j, "ok", !in->refused);
+    put_reason(&j, in);
     json_put_z(&j, "file", path);
     json_put_z(&j, "plugin", in->desc.name);
     json_put_z(&j, "version", in->desc.version);
