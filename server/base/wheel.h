@@ -16,6 +16,7 @@ struct wheel_timer {
     struct list node;     /* on a slot, or alone */
     uint64_t deadline_ms; /* clock_ms(); 0 = not set */
     uint64_t slot_ms;     /* when its slot is looked at */
+    unsigned kind;        /* the owner's: what it lies in; the wheel leaves it alone */
 };
 
 struct wheel {

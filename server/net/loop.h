@@ -31,7 +31,7 @@ struct loop_doing {
 /* Counters of this worker [read by any through COUNTER_READ]. */
 struct loop_stats {
     _Alignas(CACHE_LINE) uint64_t accepted, closed; /* connections; now = accepted - closed */
-    uint64_t closed_by_us;    /* of `closed`: the server ended it (timeout, error, drain, close) */
+    uint64_t closed_by_us;    /* of `closed`: the server ended it (timeout, error, drain) */
     uint64_t requests;        /* requests whose head was complete */
     uint64_t in_flight;       /* of them, not yet over */
     uint64_t responses[6];    /* by status class; [0] = cut without an answer */
@@ -42,6 +42,9 @@ struct loop_stats {
     uint64_t turned_us;       /* clock_us() when the loop last turned; a heartbeat twice a second */
     uint64_t lag_us;          /* how late the last heartbeat came */
 };
+
+/* wheel_timer.kind: what a timer on the loop's wheel belongs to. */
+enum { TIMER_CONN = 0, TIMER_EXCHANGE = 1 };
 
 #define LOOP_MAGIC 0x6c6f6f70u
 
@@ -59,6 +62,13 @@ struct loop {
     uint64_t beat_due_us;
     void (*expired)(struct wheel_timer *t, void *arg); /* the wheel's, given by the worker */
     void *expired_arg;
+
+    /* What was only marked while plugin code ran is done by `step`, when no frame of ours (and so
+       none of a plugin's that we called) is on the stack: see loop_enter. */
+    unsigned depth;
+    void (*step)(void *arg);
+    void *step_arg;
+    struct event step_event;
 };
 
 extern _Thread_local struct loop *loop_current; /* NULL off the workers */
@@ -67,6 +77,16 @@ extern _Thread_local struct loop *loop_current; /* NULL off the workers */
 
 int loop_init(struct loop *l, unsigned number); /* before its thread starts */
 int loop_attach(struct loop *l, struct event_base *base); /* on its thread: events are added */
+/* Around everything that an event makes us do; the outermost loop_leave runs `step`. */
+static inline void loop_enter(struct loop *l)
+{
+    l->depth++;
+}
+void loop_leave(struct loop *l);
+/* Something was marked: `step` will run, now at the end of what we are in, or, when a plugin's own
+   event called us, as an event of its own. */
+void loop_mark(struct loop *l);
+
 void loop_timer(struct loop *l, struct wheel_timer *t, uint64_t deadline_ms);
 
 static inline void loop_post(struct loop *l, struct msg *m)
