@@ -32,6 +32,8 @@ int listeners_open(struct listeners **out, const struct config *cfg, unsigned nw
                    struct err *err);
 /* Logs one `listening` event for each distinct address. */
 void listeners_log(const struct listeners *ls);
+/* The drain has emptied them: closes the descriptors and unlinks unix paths of ours. */
+void listeners_close(struct listeners *ls);
 /* Nobody waits any more: closes descriptors, unlinks unix paths of ours. Accepts NULL. */
 void listeners_free(struct listeners *ls);
 

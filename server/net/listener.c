@@ -1,0 +1,299 @@
+/* See listener.h. */
+#include "net/listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define LISTEN_FDS_FIRST 3 /* SD_LISTEN_FDS_START */
+#define BACKLOG          4096 /* the kernel cuts it at net.core.somaxconn */
+
+static struct listener *add(struct listeners *ls, int fd, enum listener_kind kind, int worker)
+{
+    struct listener *more = realloc(ls->all, (ls->n + 1) * sizeof *more);
+    if (!more) {
+        close(fd);
+        return NULL;
+    }
+    ls->all = more;
+    struct listener *l = &more[ls->n++];
+    *l = (struct listener){ .fd = fd, .kind = kind, .worker = worker };
+    return l;
+}
+
+static void name_it(struct listener *l, const struct sockaddr *sa, socklen_t len)
+{
+    if (sa->sa_family == AF_UNIX) {
+        const struct sockaddr_un *un = (const void *)sa;
+        snprintf(l->name, sizeof l->name, "unix:%.100s", len > sizeof(sa_family_t) ? un->sun_path
+                                                                                  : "");
+    } else {
+        addr_format(sa, len, l->name);
+    }
+}
+
+/* ---- TCP ------------------------------------------------------------------------------------- */
+
+static int tcp_socket(const struct sockaddr *sa, bool dual, bool reuseport)
+{
+    int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    int on = 1, off = 0;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (reuseport)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    if (sa->sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, dual ? &off : &on, sizeof on);
+    return fd;
+}
+
+static int tcp_bind(const struct sockaddr *sa, socklen_t len, bool dual, bool reuseport,
+                    bool listening)
+{
+    int fd = tcp_socket(sa, dual, reuseport);
+    if (fd < 0)
+        return -1;
+    if (bind(fd, sa, len) == 0 && (!listening || listen(fd, BACKLOG) == 0))
+        return fd;
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return -1;
+}
+
+/* SO_REUSEPORT would let us share another server's port in silence: a bind without it says whether
+   anyone listens there. It also picks the port when 0 was asked for. */
+static int tcp_probe(struct sockaddr_storage *sa, socklen_t *len, bool dual)
+{
+    int fd = tcp_bind((struct sockaddr *)sa, *len, dual, false, true);
+    if (fd < 0)
+        return -1;
+    getsockname(fd, (struct sockaddr *)sa, len);
+    close(fd);
+    return 0;
+}
+
+static int bind_failed(const struct addr *a, struct err *err)
+{
+    return err_set(err, "listen %s: %s%s", a->text, strerror(errno),
+                   errno == EADDRINUSE
+                       ? ": another process listens there; stop it or choose another address"
+                   : errno == EACCES ? ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
+                   : errno == EADDRNOTAVAIL ? ": no interface of this machine has that address"
+                                            : "");
+}
+
+static int open_tcp(struct listeners *ls, const struct addr *a, unsigned nworkers, struct err *err)
+{
+    struct sockaddr_storage sa = a->sa;
+    socklen_t len = a->len;
+    bool dual = a->dual;
+    if (tcp_probe(&sa, &len, dual) != 0) {
+        if (!dual || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL))
+            return bind_failed(a, err);
+        sa = a->any4;
+        len = sizeof(struct sockaddr_in);
+        dual = false;
+        if (tcp_probe(&sa, &len, dual) != 0)
+            return bind_failed(a, err);
+    }
+    for (unsigned w = 0; w < nworkers; w++) {
+        int fd = tcp_bind((struct sockaddr *)&sa, len, dual, true, true);
+        if (fd < 0)
+            return bind_failed(a, err);
+        struct listener *l = add(ls, fd, LISTENER_TCP, (int)w);
+        if (!l)
+            return err_set(err, "listen %s: no memory", a->text);
+        name_it(l, (struct sockaddr *)&sa, len);
+    }
+    return 0;
+}
+
+/* ---- Unix ------------------------------------------------------------------------------------ */
+
+/* A path that nobody answers on any more is taken over; anything else there is left alone. */
+static int unix_clear(const struct addr *a, const char *path, struct err *err)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0)
+        return errno == ENOENT ? 0 : err_set(err, "listen %s: %s", a->text, strerror(errno));
+    if (!S_ISSOCK(st.st_mode))
+        return err_set(err, "listen %s: there is a file that is no socket: remove it or choose "
+                            "another path",
+                       a->text);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_set(err, "listen %s: %s", a->text, strerror(errno));
+    int rc = connect(fd, (const struct sockaddr *)&a->sa, a->len);
+    int why = errno;
+    close(fd);
+    if (rc == 0 || why != ECONNREFUSED)
+        return err_set(err, "listen %s: another process listens there; stop it or choose another "
+                            "path",
+                       a->text);
+    return unlink(path) == 0 ? 0 : err_set(err, "listen %s: %s", a->text, strerror(errno));
+}
+
+static int open_unix(struct listeners *ls, const struct addr *a, struct err *err)
+{
+    const struct sockaddr_un *un = (const void *)&a->sa;
+    if (unix_clear(a, un->sun_path, err) != 0)
+        return -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return bind_failed(a, err);
+    if (bind(fd, (const struct sockaddr *)un, a->len) != 0 || listen(fd, BACKLOG) != 0) {
+        bind_failed(a, err);
+        close(fd);
+        return -1;
+    }
+    struct listener *l = add(ls, fd, LISTENER_UNIX, -1);
+    if (!l)
+        return err_set(err, "listen %s: no memory", a->text);
+    name_it(l, (const struct sockaddr *)un, a->len);
+    l->path = strdup(un->sun_path);
+    return 0;
+}
+
+/* ---- Handed over ----------------------------------------------------------------------------- */
+
+static int take_fd(struct listeners *ls, int fd, const char *what, struct err *err)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof sa;
+    int type = 0, listening = 0;
+    socklen_t size = sizeof type;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
+        return err_set(err, "listen %s: descriptor %d is not a stream socket: expected one that "
+                            "listens",
+                       what, fd);
+    size = sizeof listening;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0 || !listening)
+        return err_set(err, "listen %s: the socket does not listen: its owner must call listen()",
+                       what);
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) != 0)
+        return err_set(err, "listen %s: %s", what, strerror(errno));
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
+        fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
+        return err_set(err, "listen %s: %s", what, strerror(errno));
+    struct listener *l =
+        add(ls, fd, sa.ss_family == AF_UNIX ? LISTENER_UNIX : LISTENER_TCP, -1);
+    if (!l)
+        return err_set(err, "listen %s: no memory", what);
+    l->handed_over = true;
+    name_it(l, (struct sockaddr *)&sa, len);
+    return 0;
+}
+
+/* systemd's protocol: LISTEN_PID is ours, LISTEN_FDS says how many. 0: none were passed. */
+static int systemd_count(void)
+{
+    const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+    if (!pid || !fds || strtol(pid, NULL, 10) != (long)getpid())
+        return 0;
+    long n = strtol(fds, NULL, 10);
+    return n > 0 && n < 1024 ? (int)n : 0;
+}
+
+static int open_all(struct listeners *ls, const struct config *cfg, unsigned nworkers,
+                    struct err *err)
+{
+    int passed = systemd_count();
+    for (int i = 0; i < passed; i++)
+        if (take_fd(ls, LISTEN_FDS_FIRST + i, "LISTEN_FDS", err) != 0)
+            return -1;
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    if (passed)
+        return 0;
+    for (size_t i = 0; i < cfg->listen_count; i++) {
+        const struct addr *a = &cfg->listen[i];
+        int rc = a->kind == ADDR_TCP    ? open_tcp(ls, a, nworkers, err)
+                 : a->kind == ADDR_UNIX ? open_unix(ls, a, err)
+                                        : take_fd(ls, a->fd, a->text, err);
+        if (rc != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int listeners_open(struct listeners **out, const struct config *cfg, unsigned nworkers,
+                   struct err *err)
+{
+    struct listeners *ls = calloc(1, sizeof *ls);
+    if (!ls)
+        return err_set(err, "no memory for the listening sockets");
+    if (open_all(ls, cfg, nworkers, err) != 0) {
+        listeners_free(ls);
+        return -1;
+    }
+    *out = ls;
+    return 0;
+}
+
+void listeners_log(const struct listeners *ls)
+{
+    for (unsigned i = 0; i < ls->n; i++) {
+        const struct listener *l = &ls->all[i];
+        if (l->worker > 0)
+            continue;
+        struct log_line line;
+        log_begin(&line, LOG_INFO, "listening", "listening on %s", l->name);
+        log_z(&line, "address", l->name);
+        log_bool(&line, "handed_over", l->handed_over);
+        log_end(&line);
+    }
+}
+
+void listeners_close(struct listeners *ls)
+{
+    for (unsigned i = 0; i < ls->n; i++) {
+        struct listener *l = &ls->all[i];
+        if (l->fd >= 0)
+            close(l->fd);
+        if (l->path)
+            unlink(l->path);
+        free(l->path);
+        l->path = NULL;
+        l->fd = -1;
+    }
+}
+
+void listeners_free(struct listeners *ls)
+{
+    if (!ls)
+        return;
+    listeners_close(ls);
+    free(ls->all);
+    free(ls);
+}
+
+/*
+ * Byte 13 of the TCP header holds the flags; a segment with SYN and without ACK is a new
+ * connection. Everything else passes: the last ACK of handshakes under way, and what established
+ * connections send (the filter is on the listener, but connections inherit it when accepted: a SYN
+ * never belongs to one).
+ */
+int listener_refuse_new(const struct listener *l)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+    };
+    struct sock_fprog prog = { sizeof code / sizeof code[0], code };
+    return setsockopt(l->fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog);
+}
