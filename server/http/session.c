@@ -1,0 +1,678 @@
+/* See session.h. */
+#include "http/session.h"
+#include "http/session_private.h"
+
+#include "base/log.h"
+#include "http/field.h"
+#include "http/status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define REFUSED_PER_SECOND 10
+#define DRAIN_LINGER_MS    1000u
+#define NOW_MS(h)          ((h)->now_us / 1000u)
+
+static void session_input(struct session *s);
+
+static struct session *session_of(struct conn *c)
+{
+    struct session *s = container_of(c, struct session, conn);
+    HOT_CHECK(s, SESSION_MAGIC);
+    return s;
+}
+
+/* ---- Input: what was read and not consumed, in the worker's scratch or the session's own ------- */
+
+static struct str view(const struct session *s)
+{
+    const struct http *h = s->http;
+    if (h->scratch_of == s)
+        return (struct str){ h->scratch + h->scratch_at, h->scratch_len - h->scratch_at };
+    return (struct str){ s->in.data ? s->in.data + s->in_at : "", s->in.len - s->in_at };
+}
+
+static void consume(struct session *s, size_t n)
+{
+    struct http *h = s->http;
+    if (h->scratch_of == s) {
+        h->scratch_at += n;
+        return;
+    }
+    s->in_at += n; /* the memory stays until the session settles: pieces may point into it */
+}
+
+/* What is left in the scratch buffer when its session has to wait becomes the session's own. */
+static int keep_rest(struct session *s)
+{
+    struct http *h = s->http;
+    if (h->scratch_of != s)
+        return 0;
+    struct str rest = view(s);
+    h->scratch_of = NULL;
+    return rest.len ? buf_add(&s->in, rest.ptr, rest.len) : 0;
+}
+
+/* Reads once; level-triggered events bring us back for more. */
+static ssize_t read_more(struct session *s)
+{
+    struct http *h = s->http;
+    if (!s->in.data) {
+        ssize_t n = conn_recv(&s->conn, h->scratch, HTTP_SCRATCH);
+        if (n > 0) {
+            h->scratch_of = s;
+            h->scratch_at = 0;
+            h->scratch_len = (size_t)n;
+        }
+        return n;
+    }
+    if (s->in_at > 0) {
+        buf_consume(&s->in, s->in_at);
+        s->in_at = 0;
+    }
+    if (buf_reserve(&s->in, SESSION_INPUT_MAX / 4) != 0)
+        return -2;
+    ssize_t n = conn_recv(&s->conn, s->in.data + s->in.len, s->in.cap - s->in.len - 1);
+    if (n > 0)
+        s->in.len += (size_t)n;
+    return n;
+}
+
+/* ---- Ends ------------------------------------------------------------------------------------ */
+
+static void let_go(struct session *s)
+{
+    if (s->request) {
+        s->request->session = NULL;
+        s->request = NULL;
+    }
+}
+
+/* The connection is of no more use: its request, if any, learns that it was cut. */
+static void abandon(struct session *s, const char *why, bool by_us)
+{
+    struct request *r = s->request;
+    bool reset = r && r->response.until_eof && !r->response.done;
+    let_go(s);
+    conn_close(&s->conn, reset, by_us);
+    if (r)
+        s->http->app->cut(r, why);
+}
+
+void session_fail(struct session *s)
+{
+    let_go(s);
+    conn_close(&s->conn, false, false);
+}
+
+void request_cut(struct request *r)
+{
+    struct session *s = r->session;
+    if (!s)
+        return;
+    bool reset = r->response.until_eof && r->response.head_sent;
+    let_go(s);
+    conn_close(&s->conn, reset, true);
+}
+
+static void log_refused(struct session *s, unsigned status, const char *why)
+{
+    struct http *h = s->http;
+    uint64_t second = h->now_us / 1000000u;
+    if (second != h->refused_second) {
+        h->refused_second = second;
+        h->refused_logged = 0;
+    }
+    if (h->refused_logged++ >= REFUSED_PER_SECOND || !log_on(LOG_WARN))
+        return;
+    char peer[ADDR_TEXT_MAX];
+    conn_peer(&s->conn, peer);
+    struct log_line l;
+    log_begin(&l, LOG_WARN, "refused", "refused a request: %s", why);
+    log_u64(&l, "status", status);
+    log_z(&l, "why", why);
+    log_z(&l, "peer", peer);
+    log_end(&l);
+}
+
+/* What has no request gets a plain answer, and the connection ends. */
+static void refuse(struct session *s, unsigned status, const char *why)
+{
+    struct http *h = s->http;
+    COUNTER_ADD(h->conns.loop->stats.refused, 1);
+    COUNTER_ADD(h->conns.loop->stats.responses[status / 100], 1);
+    log_refused(s, status, why);
+    char body[256], head[512];
+    const char *reason = status_reason(status);
+    int blen = snprintf(body, sizeof body, "{\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\"}\n",
+                        reason ? reason : "", status, why);
+    if (blen < 0 || (size_t)blen >= sizeof body)
+        blen = snprintf(body, sizeof body, "{\"status\":%u}\n", status);
+    int hlen = snprintf(head, sizeof head,
+                        "HTTP/1.1 %u %s\r\n%sContent-Type: application/problem+json\r\n"
+                        "Content-Length: %d\r\nConnection: close\r\n\r\n",
+                        status, reason ? reason : "", h->server_line, blen);
+    if (hlen > 0 && (size_t)hlen < sizeof head &&
+        out_copy(&s->conn.out, NULL, head, (size_t)hlen) == 0 &&
+        out_copy(&s->conn.out, NULL, body, (size_t)blen) == 0)
+        conn_linger(&s->conn, LINGER_MS);
+    else
+        conn_close(&s->conn, false, true);
+}
+
+/* The response is in the kernel: on to the next request, or to the end of the connection. */
+static void response_over(struct session *s, struct request *r)
+{
+    struct http *h = s->http;
+    bool keep = r->head.keep_alive && !r->response.close && r->body_complete && !h->closing;
+    let_go(s);
+    conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, 0);
+    guard_init(&s->guard);
+    s->in_head = false;
+    if (!keep) {
+        bool plain = !r->head.keep_alive && r->body_complete && !h->closing && view(s).len == 0;
+        if (plain || s->eof)
+            conn_close(&s->conn, false, !s->eof);
+        else
+            conn_linger(&s->conn, h->closing ? DRAIN_LINGER_MS : LINGER_MS);
+        return;
+    }
+    if (!s->busy && list_empty(&s->resume)) {
+        list_add_tail(&h->resume, &s->resume);
+        loop_mark(h->conns.loop);
+    }
+}
+
+bool session_sent(struct session *s, struct request *r)
+{
+    if (s->conn.out.bytes > 0) {
+        conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, clock_ms() + s->http->timeouts_ms.write);
+        return false;
+    }
+    if (s->conn.write_deadline_ms)
+        conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, 0);
+    if (!r->response.done)
+        return false;
+    response_over(s, r);
+    return true;
+}
+
+/* ---- The body -------------------------------------------------------------------------------- */
+
+static bool body_awaited(const struct request *r)
+{
+    return r->body_mode != BODY_UNWANTED && !r->body_complete && !r->body_paused && !r->body_dead;
+}
+
+static void body_deadline(struct session *s, struct request *r)
+{
+    conn_deadline(&s->conn, CONN_READ_TIMEOUT,
+                  body_awaited(r) ? clock_ms() + s->http->timeouts_ms.body : 0);
+}
+
+static void body_begin(struct request *r)
+{
+    r->body_complete = r->head.framing == BODY_NONE;
+    r->body_left = r->head.content_length;
+    if (r->head.framing == BODY_CHUNKED)
+        chunked_init(&r->chunked, r->http->limits.field_bytes);
+}
+
+#define SMALL_BODY 4096u
+
+static void body_broken(struct request *r, unsigned status, const char *why)
+{
+    r->response.close = true;
+    r->body_dead = true;
+    if (!r->body_discard)
+        r->http->app->body_broken(r, status, why);
+}
+
+/* One piece of the body: to where it is wanted. -1: it went wrong and the app was told. */
+static int body_take(struct request *r, struct str piece)
+{
+    r->body_seen += piece.len;
+    if (r->body_discard || piece.len == 0)
+        return 0;
+    if (r->body_mode == BODY_STREAMED) {
+        r->http->app->body_piece(r, piece);
+        return 0;
+    }
+    if (r->body_seen > r->http->limits.body_bytes) {
+        body_broken(r, 413, "the body is larger than limits.body_bytes");
+        return -1;
+    }
+    if (r->head.framing == BODY_LENGTH && r->head.content_length <= SMALL_BODY) {
+        if (!r->body_fixed)
+            r->body_fixed = arena_alloc(&r->arena, (size_t)r->head.content_length + 1);
+        if (r->body_fixed) {
+            memcpy(r->body_fixed + r->body_seen - piece.len, piece.ptr, piece.len);
+            return 0;
+        }
+    } else if (buf_add(&r->body_heap, piece.ptr, piece.len) == 0) {
+        return 0;
+    }
+    body_broken(r, 503, "no memory for the body");
+    return -1;
+}
+
+static void body_done(struct session *s, struct request *r)
+{
+    r->body_complete = true;
+    conn_deadline(&s->conn, CONN_READ_TIMEOUT, 0);
+    if (!r->body_discard)
+        r->http->app->body_in(r);
+}
+
+static void body_chunked(struct session *s, struct request *r)
+{
+    struct str piece, in = view(s);
+    size_t used = 0;
+    enum chunked_result res = chunked_next(&r->chunked, in.ptr, in.len, &used, &piece);
+    consume(s, used);
+    if (res == CHUNKED_BAD) {
+        body_broken(r, r->chunked.status, r->chunked.why);
+    } else if (res == CHUNKED_END) {
+        body_done(s, r);
+    } else if (res == CHUNKED_DATA) {
+        body_take(r, piece);
+    }
+}
+
+static void body_length(struct session *s, struct request *r)
+{
+    struct str in = view(s);
+    size_t n = in.len < r->body_left ? in.len : (size_t)r->body_left;
+    r->body_left -= n;
+    bool last = r->body_left == 0;
+    consume(s, n);
+    if (body_take(r, (struct str){ in.ptr, n }) == 0 && last && s->request == r)
+        body_done(s, r);
+}
+
+/* Takes from the input what belongs to the body. False: nothing can be taken now. */
+static bool body_feed(struct session *s, struct request *r)
+{
+    bool wanted = r->body_mode != BODY_UNWANTED || r->body_discard;
+    if (r->body_complete || r->body_dead || !wanted || (r->body_paused && !r->body_discard) || view(s).len == 0)
+        return false;
+    if (r->head.framing == BODY_CHUNKED)
+        body_chunked(s, r);
+    else
+        body_length(s, r);
+    if (s->request == r && !r->body_complete && r->body_mode == BODY_STREAMED)
+        body_deadline(s, r);
+    return true;
+}
+
+void session_discard_available(struct session *s, struct request *r)
+{
+    r->body_discard = true;
+    while (s->request == r && body_feed(s, r))
+        ;
+}
+
+void request_discard_body(struct request *r)
+{
+    r->body_discard = true;
+}
+
+void request_want_body(struct request *r, enum body_mode mode)
+{
+    struct session *s = r->session;
+    if (!s || r->body_complete || r->body_mode != BODY_UNWANTED)
+        return;
+    r->body_mode = mode;
+    body_deadline(s, r);
+    if (r->head.expect_continue && !r->continue_sent && !r->response.head_sent &&
+        view(s).len == 0) {
+        r->continue_sent = true;
+        static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
+        conn_send(&s->conn, go, sizeof go - 1); /* a failure shows at the next read or write */
+    }
+    if (!s->busy && list_empty(&s->resume)) {
+        list_add_tail(&r->http->resume, &s->resume);
+        loop_mark(r->http->conns.loop);
+    }
+}
+
+void request_pause_body(struct request *r, bool pause)
+{
+    struct session *s = r->session;
+    if (r->body_paused == pause)
+        return;
+    r->body_paused = pause;
+    if (!s)
+        return;
+    body_deadline(s, r);
+    if (!s->busy && list_empty(&s->resume)) {
+        list_add_tail(&r->http->resume, &s->resume);
+        loop_mark(r->http->conns.loop);
+    }
+}
+
+/* ---- Heads ----------------------------------------------------------------------------------- */
+
+static void settings(struct http *h, const struct config *c)
+{
+    h->config = c;
+    h->guard = (struct guard_limits){ c->limits.head_bytes, c->limits.field_bytes,
+                                      c->limits.target_bytes, (unsigned)c->limits.headers };
+    h->limits = c->limits;
+    h->timeouts_ms = c->timeouts_ms;
+    int n = c->server_header[0] ? snprintf(h->server_line, sizeof h->server_line,
+                                           "Server: %s\r\n", c->server_header)
+                                : 0;
+    if (n < 0 || (size_t)n >= sizeof h->server_line)
+        n = 0;
+    h->server_line[n] = 0;
+    h->server_len = (size_t)n;
+}
+
+static void begin(struct session *s, struct str head)
+{
+    struct http *h = s->http;
+    struct request *r = h->app->open(h->arg);
+    if (!r) {
+        consume(s, head.len);
+        refuse(s, 503, "no memory for the request");
+        return;
+    }
+    struct head_verdict v = { 0 };
+    if (head_parse(h->parser, &r->arena, head.ptr, head.len, &r->head, &v) != 0 ||
+        target_parse(&r->arena, r->head.target, &r->target, &v) != 0) {
+        h->app->close(h->arg, r);
+        consume(s, head.len);
+        refuse(s, v.status, v.why);
+        return;
+    }
+    consume(s, head.len);
+    s->in_head = false;
+    s->request = r;
+    s->answered++;
+    r->session = s;
+    r->start_us = h->now_us;
+    body_begin(r);
+    COUNTER_ADD(h->conns.loop->stats.requests, 1);
+    h->app->head(r);
+}
+
+/* False: the head is not complete, or was refused. */
+static bool next_head(struct session *s)
+{
+    struct http *h = s->http;
+    const struct config *c = h->app->config(h->arg);
+    if (c != h->config)
+        settings(h, c);
+    struct str in = view(s);
+    struct guard_verdict v;
+    switch (guard_scan(&s->guard, &h->guard, in.ptr, in.len, &v)) {
+    case GUARD_MORE:
+        return false;
+    case GUARD_BAD:
+        refuse(s, v.status, v.why);
+        return false;
+    case GUARD_HEAD:
+        break;
+    }
+    guard_init(&s->guard);
+    consume(s, v.skip);
+    in = view(s);
+    begin(s, (struct str){ in.ptr, v.head_len });
+    return true;
+}
+
+/* ---- The turn of a session ------------------------------------------------------------------- */
+
+static void later(struct session *s)
+{
+    struct http *h = s->http;
+    static const struct timeval now = { 0, 0 };
+    if (list_empty(&h->later))
+        event_add(&h->later_event, &now);
+    list_add_tail(&h->later, &s->resume);
+}
+
+/* What to wait for, now that no more can be done with what has arrived. */
+static void settle(struct session *s)
+{
+    struct http *h = s->http;
+    struct request *r = s->request;
+    size_t unread = s->in.len - s->in_at;
+    if (unread == 0 && s->in.data) {
+        buf_fini(&s->in);
+        s->in_at = 0;
+    }
+    if (r) {
+        bool paused = r->body_paused && !r->body_complete;
+        conn_want_read(&s->conn, !s->eof && !paused && unread < SESSION_INPUT_MAX);
+        return;
+    }
+    if (s->eof) {
+        if (list_empty(&s->resume)) /* else complete requests are still to be answered */
+            conn_close(&s->conn, false, false);
+        return;
+    }
+    conn_want_read(&s->conn, true);
+    if (unread == 0) {
+        s->in_head = false;
+        conn_deadline(&s->conn, CONN_READ_TIMEOUT, NOW_MS(h) + h->timeouts_ms.idle);
+    } else if (!s->in_head && list_empty(&s->resume)) {
+        s->in_head = true;
+        conn_deadline(&s->conn, CONN_READ_TIMEOUT, NOW_MS(h) + h->timeouts_ms.head);
+    }
+}
+
+static void session_input(struct session *s)
+{
+    struct http *h = s->http;
+    s->busy = true;
+    while (conn_is_open(&s->conn)) {
+        if (s->request) {
+            if (!body_feed(s, s->request))
+                break;
+            continue;
+        }
+        if (view(s).len == 0)
+            break;
+        if (s->answered >= h->limits.pipeline) {
+            if (list_empty(&s->resume))
+                later(s);
+            break;
+        }
+        if (!next_head(s))
+            break;
+    }
+    s->busy = false;
+    if (conn_is_open(&s->conn)) {
+        if (keep_rest(s) != 0) {
+            abandon(s, "no memory for unread input", true);
+            return;
+        }
+        settle(s);
+    } else if (h->scratch_of == s) {
+        h->scratch_of = NULL;
+    }
+}
+
+static void on_readable(struct conn *c)
+{
+    struct session *s = session_of(c);
+    s->http->now_us = clock_us();
+    s->answered = 0;
+    ssize_t n = read_more(s);
+    if (n == -1)
+        return;
+    if (n == -2) {
+        abandon(s, "the client reset the connection", false);
+        return;
+    }
+    if (n > 0) {
+        session_input(s);
+        return;
+    }
+    s->eof = true;
+    c->hung_up = true;
+    conn_want_read(c, false);
+    if (s->request)
+        s->http->app->gone(s->request);
+    else
+        settle(s);
+}
+
+static void on_hangup(struct conn *c)
+{
+    struct session *s = session_of(c);
+    s->http->now_us = clock_us();
+    s->eof = true;
+    if (s->request)
+        s->http->app->gone(s->request);
+}
+
+static void on_sent(struct conn *c)
+{
+    struct session *s = session_of(c);
+    struct request *r = s->request;
+    if (!r || s->flushing)
+        return;
+    s->http->now_us = clock_us();
+    if (session_sent(s, r))
+        s->http->app->over(r);
+    else
+        s->http->app->sent(r);
+}
+
+static void on_broken(struct conn *c, const char *why)
+{
+    struct session *s = session_of(c);
+    if (s->flushing)
+        session_fail(s);
+    else
+        abandon(s, why, false);
+}
+
+static void on_timeout(struct conn *c, enum conn_timeout which)
+{
+    struct session *s = session_of(c);
+    struct http *h = s->http;
+    h->now_us = clock_us();
+    if (which == CONN_WRITE_TIMEOUT)
+        abandon(s, "the client took nothing for timeouts_ms.write", true);
+    else if (s->request) {
+        if (body_awaited(s->request)) /* else it is what was left of the idle deadline */
+            body_broken(s->request, 408, "the body did not come within timeouts_ms.body");
+    } else if (s->in_head)
+        refuse(s, 408, "the head did not come within timeouts_ms.head");
+    else
+        conn_close(c, false, true);
+}
+
+static void on_reap(struct conn *c)
+{
+    struct session *s = session_of(c);
+    list_del(&s->resume);
+    buf_fini(&s->in);
+    s->magic = 0;
+    free(s);
+}
+
+static const struct conn_ops ops = { .readable = on_readable,
+                                     .hangup = on_hangup,
+                                     .sent = on_sent,
+                                     .broken = on_broken,
+                                     .timeout = on_timeout,
+                                     .reap = on_reap };
+
+/* ---- All of them ----------------------------------------------------------------------------- */
+
+void session_open(struct http *h, int fd, const struct sockaddr *peer)
+{
+    struct session *s = calloc(1, sizeof *s);
+    if (!s) {
+        close(fd);
+        return;
+    }
+    s->magic = SESSION_MAGIC;
+    s->http = h;
+    guard_init(&s->guard);
+    list_init(&s->resume);
+    if (conn_open(&s->conn, &h->conns, fd, peer) != 0) {
+        free(s);
+        return;
+    }
+    conn_deadline(&s->conn, CONN_READ_TIMEOUT, clock_ms() + h->timeouts_ms.idle);
+}
+
+static void on_later(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct http *h = arg;
+    loop_enter(h->conns.loop);
+    list_splice_tail(&h->resume, &h->later);
+    list_each(n, &h->resume) list_entry(n, struct session, resume)->answered = 0;
+    loop_leave(h->conns.loop);
+}
+
+int http_init(struct http *h, struct loop *loop, const struct http_app *app, void *arg,
+              struct err *err)
+{
+    h->app = app;
+    h->arg = arg;
+    h->parser = head_parser_new();
+    h->scratch = malloc(HTTP_SCRATCH);
+    if (!h->parser || !h->scratch)
+        return err_set(err, "no memory for a worker's buffers");
+    conns_init(&h->conns, loop, &ops);
+    list_init(&h->resume);
+    list_init(&h->later);
+    event_assign(&h->later_event, loop->base, -1, 0, on_later, h);
+    settings(h, app->config(arg));
+    return 0;
+}
+
+bool http_step(struct http *h)
+{
+    if (list_empty(&h->resume))
+        return false;
+    h->now_us = clock_us();
+    struct list *n;
+    while ((n = list_pop(&h->resume)))
+        session_input(list_entry(n, struct session, resume));
+    return true;
+}
+
+void http_reap(struct http *h)
+{
+    conns_reap(&h->conns);
+}
+
+void http_set_closing(struct http *h)
+{
+    h->closing = true;
+}
+
+void http_close_idle(struct http *h)
+{
+    h->now_us = clock_us();
+    list_each_safe(n, &h->conns.open)
+    {
+        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
+        if (s->request || !conn_is_open(&s->conn))
+            continue;
+        ssize_t got = read_more(s); /* once more: a request may have arrived meanwhile */
+        if (got > 0)
+            session_input(s);
+        if (!s->request && conn_is_open(&s->conn) && !s->in_head)
+            conn_linger(&s->conn, DRAIN_LINGER_MS);
+    }
+}
+
+void http_close_all(struct http *h)
+{
+    list_each_safe(n, &h->conns.open)
+    {
+        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
+        abandon(s, "the server cut what was left at the end of its drain", true);
+    }
+}
