@@ -1,0 +1,164 @@
+/*
+ * A request in the hands of plugins: its chain, one handle for each plugin in it, where it stands.
+ * Shared by the files of the chain (chain.c, chain_body.c, handle.c, work.c, suspended.c, host*.c);
+ * nobody else includes it. All of it is its worker's alone, but for what says otherwise.
+ *
+ *   chain:     RUN -> (LATER | BODY | PARKED) -> RUN ... -> ENDED     on_request, handler
+ *   response:  BEFORE -> ON_RESPONSE <-> WAITING -> OPEN -> SEALED    on_response, sending
+ *   over:      the response is in the kernel or was cut; the connection has gone on
+ *   finishing: nothing is owed and nothing runs: on_finish, then pins drop and it is pooled
+ */
+#ifndef GRAFT_PLUGIN_EXCHANGE_H
+#define GRAFT_PLUGIN_EXCHANGE_H
+
+#include "http/session.h"
+#include "plugin/chain.h"
+#include "plugin/generation.h"
+#include "plugin/serial.h"
+#include "plugin/version.h"
+
+#include <stdatomic.h>
+
+#define REQUEST_ID_LEN 32
+
+/* A handle owes at most one answer in each role. */
+enum role { AS_HANDLER, AS_MIDDLEWARE, ROLES };
+
+/* The low byte of handle.owed; above it, once TAKEN, what was answered and by whom. */
+enum {
+    OWED_NOTHING = 0,
+    OWED_OPEN = 1,  /* the callback has begun, or returned LATER: an answer is accepted */
+    OWED_TAKEN = 2, /* it was given, and its consequences have not been drawn */
+    OWED_STATE = 0xff,
+    OWED_HOW_SHIFT = 8,        /* a graft_next, or HOW_ABORT */
+    OWED_HOW_MASK = 0xff00,
+    OWED_FOREIGN = 1 << 16     /* given off the worker: a message is on its way */
+};
+#define HOW_ABORT 0x7fu
+
+#define HANDLE_MAGIC 0x68616e64u
+
+struct handle {
+    graft_req pub; /* .host: the version's table */
+    unsigned magic;
+    struct chain *chain; /* its worker's, for good */
+    struct exchange *x;  /* NULL once the request is over */
+    struct version *version;
+    const char *route; /* interned; kept after the end, for naming a late call */
+
+    _Atomic uint32_t owed[ROLES]; /* [any] */
+    struct msg answer[ROLES];     /* carries an answer that was given off the worker */
+    bool stray[ROLES];            /* the answer was not owed; its message is still awaited */
+    _Atomic uint32_t posts;       /* [any] posts that have not run */
+    _Atomic bool gone;            /* [any] what graft_gone says */
+
+    uint32_t offloads;    /* of `outstanding`: on the pool or on their way back */
+    uint32_t outstanding; /* offloads, waiting timers, tasks, strays, a place in a serial queue */
+    struct list node;     /* version_cell.suspended, or a pool */
+    struct list tasks;    /* work.c: callbacks that are due, in order */
+    struct list timers;   /* work.c: graft_after that have not fired */
+    struct serial_waiter waiter;
+    struct msg granted;
+    bool parked, has_turn; /* waits for the plugin's turn; was granted it and has not used it */
+    bool was_later;
+    bool suspended;
+
+    void (*on_abort)(graft_req *, void *);
+    void *on_abort_arg;
+    void (*on_writable)(graft_req *, void *);
+    void *on_writable_arg;
+    bool abort_due, aborted, writable_due, blocked;
+    void *scratch;
+};
+
+enum chain_state { CHAIN_RUN, CHAIN_LATER, CHAIN_BODY, CHAIN_PARKED, CHAIN_ENDED };
+enum response_state {
+    RESPONSE_BEFORE,
+    RESPONSE_ON_RESPONSE,
+    RESPONSE_WAITING, /* an on_response is LATER */
+    RESPONSE_OPEN,    /* the head may leave, or has left */
+    RESPONSE_SEALED   /* complete: given to the session as such */
+};
+
+#define EXCHANGE_MAGIC 0x65786368u
+
+struct exchange {
+    struct request request; /* first: the http layer's half */
+    unsigned magic;
+    struct chain *chain;
+    struct list node;  /* chain->live or ->free */
+    struct list ready; /* chain->ready */
+
+    unsigned nlinks, nhandles;
+    unsigned at;     /* the link that runs or is next */
+    unsigned called; /* links whose on_request was called (or that have none): from the front */
+    unsigned resp_at, finish_at; /* one more than the link whose turn is next, going outwards */
+    struct link links[CHAIN_MAX];
+    struct handle *by_link[CHAIN_MAX]; /* a plugin that stands twice has one handle */
+    struct handle *handles[CHAIN_MAX];
+    const char *pattern; /* interned; NULL: no route */
+    unsigned route_status;
+    struct router_param_ref params[ROUTER_MAX_PARAMS];
+    struct str param_values[ROUTER_MAX_PARAMS];
+    unsigned nparams;
+
+    enum chain_state state;
+    enum response_state response_state;
+    bool running, again; /* exchange_run is on the stack; something was marked meanwhile */
+    bool need_body;      /* a middleware asked for all of it */
+    bool flush;          /* asked for and not done */
+    bool replaced;       /* the server answers by itself: plugins that owe cannot write */
+    bool over, cut, finishing, counted;
+    bool prepared; /* what [any] functions read is in place (suspended.c) */
+    unsigned answer_status; /* the server's own answer that is due; 0 none */
+    const char *answer_why;
+    const char *cut_why; /* the connection is to be cut */
+    struct handle *responding; /* whose on_response runs */
+    const char *fail_text;     /* graft_fail_req's, in the arena */
+
+    struct handle *body_of; /* who registered on_body */
+    void (*on_body)(graft_req *, graft_str, bool, void *);
+    void *on_body_arg;
+    struct buf backlog; /* pieces that nobody has taken yet */
+    bool body_user_pause, body_backlog_pause, body_last;
+
+    struct wheel_timer deadline;
+    bool user_deadline;
+    uint64_t user_deadline_ms; /* clock_ms(); 0: none at all */
+    bool timed_out;
+
+    struct str allow; /* for 405 */
+    struct header *joined; /* fields that came several times, once `prepared`; in the arena */
+    unsigned njoined;
+    uint64_t over_us, bytes_out;
+    const char *waits_for;
+    char id[REQUEST_ID_LEN + 1]; /* "" until asked for */
+    char peer[ADDR_TEXT_MAX];
+    size_t peer_len;
+};
+
+static inline struct exchange *exchange_of(struct request *r)
+{
+    struct exchange *x = container_of(r, struct exchange, request);
+    HOT_CHECK(x, EXCHANGE_MAGIC);
+    return x;
+}
+
+/* chain.c */
+void exchange_run(struct exchange *x);
+/* Something was marked: exchange_run will look at it, soon, with no plugin frame on the stack. */
+void exchange_wake(struct exchange *x);
+void exchange_answer(struct exchange *x, unsigned status, const char *why); /* the server's own */
+void exchange_cut(struct exchange *x, const char *why); /* over, unfinished; session is gone */
+/* An answer of a LATER handler or middleware was taken; `how` as it was given. */
+void exchange_answered(struct exchange *x, struct handle *h, enum role role, unsigned how);
+void exchange_take_answers(struct exchange *x); /* those that were given on this thread */
+bool exchange_is_writable(const struct exchange *x, const struct handle *h);
+
+/* chain_body.c */
+void exchange_body_piece(struct exchange *x, struct str piece);
+void exchange_run_body(struct exchange *x);
+void exchange_body_pause(struct exchange *x, bool pause);
+bool exchange_body_ready(struct exchange *x); /* the whole body is in; else it is asked for */
+
+#endif
