@@ -31,8 +31,11 @@ void workers_stop_accepting(struct workers *ws, void (*done)(void *arg), void *a
 void workers_close_idle(struct workers *ws, void (*done)(void *arg), void *arg);
 void workers_cut_all(struct workers *ws, void (*done)(void *arg), void *arg);
 
+bool workers_busy(const struct workers *ws); /* a step has not been answered by all */
+
 /* Figures for status and metrics; control, no waiting. */
 uint64_t workers_in_flight(const struct workers *ws);   /* requests that are not over */
-uint64_t workers_connections(const struct workers *ws); /* open now */
+uint64_t workers_connections(const struct workers *ws); /* open now; any thread */
+uint64_t workers_answered(const struct workers *ws);    /* responses that were finished */
 
 #endif
