@@ -357,10 +357,13 @@ int log_configure(const struct log_settings *settings, struct err *err)
     const char *file = settings->file ? settings->file : "";
     REQUIRE(atomic_load(&started));
     if (strcmp(file, out.file) != 0) {
-        if (move_to(file, err) != 0)
-            return -1;
+        char *copy = strdup(file);
+        if (copy == NULL || move_to(file, err) != 0) {
+            free(copy);
+            return copy == NULL ? err_set(err, "out of memory") : -1;
+        }
         free(out.file);
-        out.file = xstrdup(file);
+        out.file = copy;
     }
     apply(settings);
     return 0;
