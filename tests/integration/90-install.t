@@ -26,8 +26,9 @@ def run(*command, **more):
 
 
 def exports(path):
+    """Symbols of its own: a name with a version is libc's data, copied into the program."""
     lines = run("nm", "-D", "--defined-only", path).stdout.splitlines()
-    return {line.split()[-1] for line in lines}
+    return {line.split()[-1] for line in lines if "@" not in line}
 
 
 def needed(path):
