@@ -521,10 +521,10 @@ TEST(incomplete_files_are_tried_again_and_then_named)
     stage_close(stage);
 }
 
-static void *finish_later(void *arg)
+static void *finish_later(void *path)
 {
     usleep(150000);
-    so_write(so_path("slow.so"), arg, 256);
+    so_write(path, tiny_elf(), 256);
     return NULL;
 }
 
@@ -533,9 +533,11 @@ TEST(a_file_that_is_finished_meanwhile_is_taken)
     struct stage *stage = opened(so_path("stage"));
     struct staged s;
     pthread_t thread;
-    so_write(so_path("slow.so"), tiny_elf(), 30);
-    must(pthread_create(&thread, NULL, finish_later, (void *)(uintptr_t)tiny_elf()) == 0);
-    is(stage_copy(stage, AT_FDCWD, so_path("slow.so"), &s, &err), STAGE_OK);
+    char path[512];
+    snprintf(path, sizeof path, "%s", so_path("slow.so"));
+    so_write(path, tiny_elf(), 30);
+    must(pthread_create(&thread, NULL, finish_later, path) == 0);
+    is(stage_copy(stage, AT_FDCWD, path, &s, &err), STAGE_OK);
     is(s.size, 256);
     pthread_join(thread, NULL);
     stage_close(stage);
