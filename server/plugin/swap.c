@@ -245,9 +245,11 @@ static void version_gone(struct version *v, void *arg)
     swap_kick(s);
 }
 
-/* Still named as what was refused: its scan is made again. */
+/* The plugin of a version that has counted was refused: its scan is made again. */
 void busy_look(struct swap *s, const struct version *v)
 {
+    if (v->loaded_us == 0)
+        return; /* perhaps the refused one itself */
     for (size_t i = 0; i < s->nbusy; i++) {
         if (strcmp(s->busy[i], v->plugin) != 0)
             continue;
