@@ -349,6 +349,8 @@ static int move_to(const char *file, struct err *err)
     close_target();
     out.to = to;
     out.torn = false;
+    atomic_store(&awake, true);
+    wake(); /* what waited for the old one to take more waits no longer */
     return 0;
 }
 

@@ -414,6 +414,44 @@ TEST(a_socket_that_is_full_is_not_waited_for)
     overflow(pair[0], pair[1]);
 }
 
+TEST(a_new_file_frees_what_a_full_pipe_held)
+{
+    int pair[2], saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3), blocked = -1;
+    struct err err;
+    struct tally t = { 0 };
+    must(pipe2(pair, O_CLOEXEC) == 0);
+    dup2(pair[1], STDERR_FILENO);
+    close(pair[1]);
+    const struct log_settings to_stderr = { .level = LOG_INFO, .json = true };
+    must(log_start(&to_stderr, &wake_fd, &err) == 0);
+    int64_t sent = 0;
+    while (blocked < 0) {
+        log_msg(LOG_INFO, "e", "line %d", (int)sent++);
+        blocked = log_drain();
+    }
+    snprintf(folder, sizeof(folder), "/tmp/graft-log-XXXXXX");
+    must(mkdtemp(folder) != NULL);
+    snprintf(path, sizeof(path), "%s/log", folder);
+    const struct log_settings to_file = { .level = LOG_INFO, .json = true, .file = path };
+    must(log_configure(&to_file, &err) == 0);
+    struct pollfd woken = { .fd = wake_fd, .events = POLLIN };
+    is(poll(&woken, 1, 0), 1);
+    is(log_drain(), -1);
+    log_msg(LOG_INFO, "e", "line %d", (int)sent++);
+    is(poll(&woken, 1, 0), 1);
+    struct buf text = stop();
+    ok(each_line(&text, tally, &t) >= 2);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    struct buf piped = { 0 };
+    read_all(pair[0], &piped);
+    close(pair[0]);
+    each_line(&piped, tally, &t);
+    is(t.lines + (int64_t)log_dropped(), sent);
+    buf_fini(&text);
+    buf_fini(&piped);
+}
+
 TEST(a_reader_that_left_stops_nothing)
 {
     int pair[2], saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
