@@ -49,6 +49,8 @@ static void on_inbox(evutil_socket_t fd, short what, void *arg)
 
 static void stop_signal(struct server *s, int signo)
 {
+    if (s->failed)
+        leave_now(s, s->exit_status, false);
     switch (signals_stop(&s->stop, clock_ms())) {
     case SIGNALS_DRAIN:
         drain_begin(s->drain, swap_config(s->swap), signals_name(signo));
@@ -178,9 +180,14 @@ static void on_first(struct swap_ask *ask, const struct swap_result *result)
     CHECK(s, SERVER_MAGIC);
     if (drain_is_on(s->drain))
         return;
-    if (!result->ok)
-        fail_start(s, result->reason != NULL ? result->reason : "the plugins could not be loaded");
-    serve(s);
+    if (result->ok) {
+        serve(s);
+        return;
+    }
+    log_flush(1000);
+    fprintf(stderr, "graftd: %s\n",
+            result->reason != NULL ? result->reason : "the plugins could not be loaded");
+    leave_undone(s);
 }
 
 int control_run(const struct options *options, char **envp)

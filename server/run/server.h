@@ -57,10 +57,11 @@ struct server {
     struct swap_ask first;
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */
 
+    bool failed; /* the first load: it is being undone */
     bool leaving;
     int exit_status;
     unsigned leave_turns;
-    struct event leave_event;
+    struct event leave_event, late_event;
 };
 
 /* start.c: everything up to the first load, in its order. -1: why is in err. */
@@ -74,6 +75,8 @@ void reload_configured(void *arg, struct config *config);
 
 /* leave.c. */
 void leave_when_answered(struct server *s, int status); /* the drain is over */
+/* The first load failed: what was loaded ends as it should, for at most some seconds; exit 1. */
+void leave_undone(struct server *s);
 _Noreturn void leave_now(struct server *s, int status, bool check_leaks);
 
 /* user.c: who `user` is. */

@@ -254,7 +254,8 @@ static int verb_reopen(void *arg, struct err *err)
 static void verb_drain(void *arg)
 {
     struct server *s = arg;
-    drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
+    if (!s->failed) /* else it is leaving already */
+        drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
 }
 
 static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain };
