@@ -27,7 +27,7 @@ int str_to_u64(struct str s, uint64_t *out)
         if (s.ptr[i] < '0' || s.ptr[i] > '9')
             return -1;
         uint64_t digit = (uint64_t)(s.ptr[i] - '0');
-        if (n > (UINT64_MAX - digit) / 10u)
+        if (i >= 19 && n > (UINT64_MAX - digit) / 10u) /* 19 digits always fit */
             return -1;
         n = n * 10u + digit;
     }

@@ -84,6 +84,13 @@ static struct response_field *field_find(const struct request *r, struct str nam
     return NULL;
 }
 
+static void forget_field(struct request *r, struct str name)
+{
+    struct response_field *f;
+    while ((f = field_find(r, name)))
+        f->name = (struct str){ NULL, 0 };
+}
+
 static int field_room(struct request *r)
 {
     struct response *p = &r->response;
@@ -102,7 +109,8 @@ static int field_room(struct request *r)
     return 0;
 }
 
-static int store_field(struct request *r, struct str name, struct str value)
+static int store_field(struct request *r, struct str name, struct str value,
+                       enum field_owner owner)
 {
     if (field_room(r) != 0)
         return -1;
@@ -116,7 +124,7 @@ static int store_field(struct request *r, struct str name, struct str value)
         memcpy(line + name.len + 2, value.ptr, value.len);
     memcpy(line + name.len + 2 + value.len, "\r\n", 2);
     r->response.fields[r->response.nfields++] = (struct response_field){
-        { line, name.len }, { line + name.len + 2, value.len }
+        { line, name.len }, { line + name.len + 2, value.len }, (uint8_t)owner
     };
     return 0;
 }
@@ -136,7 +144,8 @@ int response_field(struct request *r, enum field_how how, struct str name, struc
     if (!field_value_ok(value.ptr, value.len))
         return refuse(why, "the field's value has a control character");
     uint64_t promised;
-    switch (field_owner(name)) {
+    enum field_owner owner = field_owner(name);
+    switch (owner) {
     case FIELD_FRAMING:
         return refuse(why, "the field belongs to the message's framing");
     case FIELD_CONNECTION:
@@ -155,8 +164,8 @@ int response_field(struct request *r, enum field_how how, struct str name, struc
         break;
     }
     if (how == FIELD_SET)
-        response_field_remove(r, name);
-    return store_field(r, name, value) == 0 ? 0 : refuse(why, "no room for another field");
+        forget_field(r, name);
+    return store_field(r, name, value, owner) == 0 ? 0 : refuse(why, "no room for another field");
 }
 
 int response_field_remove(struct request *r, struct str name)
@@ -170,10 +179,15 @@ int response_field_remove(struct request *r, struct str name)
         r->response.promised = -1;
     if (owner == FIELD_CONNECTION)
         r->response.close = false;
-    struct response_field *f;
-    while ((f = field_find(r, name)))
-        f->name = (struct str){ NULL, 0 };
+    forget_field(r, name);
     return 0;
+}
+
+int response_type(struct request *r, struct str type)
+{
+    if (r->response.nfields)
+        forget_field(r, STR("Content-Type"));
+    return store_field(r, STR("Content-Type"), type, FIELD_FREE);
 }
 
 struct str response_field_get(const struct request *r, struct str name)
@@ -227,7 +241,7 @@ void response_problem_keep(struct request *r, unsigned status, const char *detai
     r->response.status = status;
     r->response.promised = -1;
     r->response.written = 0;
-    response_field(r, FIELD_SET, STR("Content-Type"), STR("application/problem+json"), NULL);
+    response_type(r, STR("application/problem+json"));
     if (out_copy(&r->response.body, &r->arena, body, (size_t)n) == 0)
         r->response.written = (uint64_t)n;
 }

@@ -98,9 +98,8 @@ static char *put_head(char *at, const struct request *r, bool final)
         const struct response_field *f = &p->fields[i];
         if (!f->name.ptr)
             continue;
-        enum field_owner owner = field_owner(f->name);
-        server = server && owner != FIELD_SERVER;
-        date = date && owner != FIELD_DATE;
+        server = server && f->owner != FIELD_SERVER;
+        date = date && f->owner != FIELD_DATE;
         at = put(at, f->name.ptr, f->name.len + f->value.len + 4); /* stored as one line */
     }
     if (server)

@@ -533,6 +533,9 @@ void exchange_answered(struct exchange *x, struct handle *h, enum role role, uns
 void exchange_take_answers(struct exchange *x)
 {
     unsigned how;
+    if (!x->answered)
+        return;
+    x->answered = false;
     for (unsigned i = 0; i < x->nhandles; i++)
         for (unsigned role = 0; role < ROLES; role++)
             if (handle_take(x->handles[i], (enum role)role, &how))
@@ -763,7 +766,7 @@ static void reset(struct exchange *x)
     x->nlinks = x->nhandles = x->at = x->called = x->resp_at = x->finish_at = 0;
     x->state = CHAIN_RUN;
     x->response_state = RESPONSE_BEFORE;
-    x->running = x->again = x->need_body = x->flush = x->replaced = false;
+    x->answered = x->running = x->again = x->need_body = x->flush = x->replaced = false;
     x->over = x->cut = x->finishing = x->counted = x->prepared = false;
     x->answer_status = 0;
     x->answer_why = x->cut_why = x->fail_text = x->waits_for = NULL;

@@ -104,6 +104,7 @@ struct exchange {
 
     enum chain_state state;
     enum response_state response_state;
+    bool answered;       /* a handle was answered on this thread: take_answers has work */
     bool running, again; /* exchange_run is on the stack; something was marked meanwhile */
     bool need_body;      /* a middleware asked for all of it */
     bool flush;          /* asked for and not done */

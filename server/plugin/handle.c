@@ -187,10 +187,12 @@ static bool take_open(struct handle *h, enum role role, unsigned how)
     if (!atomic_compare_exchange_strong_explicit(&h->owed[role], &open, taken,
                                                  memory_order_acq_rel, memory_order_relaxed))
         return false;
-    if (foreign)
+    if (foreign) {
         loop_post(h->chain->loop, &h->answer[role]);
-    else
+    } else {
+        h->x->answered = true;
         exchange_wake(h->x);
+    }
     return true;
 }
 

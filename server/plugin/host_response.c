@@ -170,7 +170,7 @@ static int host_flush(graft_req *req)
 }
 
 /* graft_text and its like: replaces what has not left. */
-static graft_next whole(graft_req *req, int code, const char *type, const char *data, size_t len,
+static graft_next whole(graft_req *req, int code, struct str type, const char *data, size_t len,
                         const char *function)
 {
     struct exchange *x = open_response(req, function);
@@ -187,7 +187,7 @@ static graft_next whole(graft_req *req, int code, const char *type, const char *
     if (!p->head_sent) {
         p->status = (unsigned)code;
         p->promised = -1;
-        response_field(r, FIELD_SET, STR("Content-Type"), str_of(type), NULL);
+        response_type(r, type);
     }
     host_write(req, data, len);
     return GRAFT_DONE;
@@ -195,13 +195,13 @@ static graft_next whole(graft_req *req, int code, const char *type, const char *
 
 static graft_next host_text(graft_req *req, int code, const char *text)
 {
-    return whole(req, code, "text/plain; charset=utf-8", text, text ? strlen(text) : 0,
+    return whole(req, code, STR("text/plain; charset=utf-8"), text, text ? strlen(text) : 0,
                  "graft_text");
 }
 
 static graft_next host_json(graft_req *req, int code, const char *json, size_t len)
 {
-    return whole(req, code, "application/json", json, json ? len : 0, "graft_json");
+    return whole(req, code, STR("application/json"), json, json ? len : 0, "graft_json");
 }
 
 static graft_next host_error(graft_req *req, int code, const char *detail)
@@ -214,7 +214,7 @@ static graft_next host_error(graft_req *req, int code, const char *detail)
         return GRAFT_DONE;
     }
     if (x->request.response.head_sent) {
-        whole(req, code, "", "", 0, "graft_error"); /* what has not left is dropped */
+        whole(req, code, STR(""), "", 0, "graft_error"); /* what has not left is dropped */
         return GRAFT_DONE;
     }
     response_problem_keep(&x->request, (unsigned)code, detail);
