@@ -28,16 +28,28 @@ static int init(graft_self *self, void **state)
     return 0;
 }
 
-static void end(graft_req *req, struct down *d)
+static void log_end(graft_req *req, const struct down *d)
 {
-    d->over = true;
     graft_log(graft_self_of(req), GRAFT_INFO,
               "stream_down end sent=%llu max_pending=%zu waits=%u gone=%d",
               (unsigned long long)d->sent, d->max_pending, d->waits, graft_gone(req));
-    if (d->abort_at > 0 && d->sent >= d->abort_at)
-        graft_abort(req);
-    else
+}
+
+static void cut(graft_req *req, void *arg)
+{
+    (void)arg;
+    graft_abort(req);
+}
+
+/* ?abort=: what was written gets 20 ms to leave before the connection is cut. */
+static void end(graft_req *req, struct down *d)
+{
+    d->over = true;
+    log_end(req, d);
+    if (d->abort_at == 0 || d->sent < d->abort_at)
         graft_done(req);
+    else if (graft_flush(req) < 0 || graft_after(req, 20, cut, NULL) != 0)
+        graft_abort(req);
 }
 
 static int write_some(graft_req *req, struct down *d)
