@@ -154,10 +154,10 @@ static bool oldest_read(const struct version_oldest *from, struct version_oldest
 {
     for (int tries = 0; tries < 100; tries++) {
         uint32_t before = __atomic_load_n(&from->seq, __ATOMIC_ACQUIRE);
-        out->start_us = __atomic_load_n(&from->start_us, __ATOMIC_RELAXED);
-        out->route = __atomic_load_n(&from->route, __ATOMIC_RELAXED);
-        out->waits_for = __atomic_load_n(&from->waits_for, __ATOMIC_RELAXED);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        /* Acquire: the second look at seq may not come before any of these. */
+        out->start_us = __atomic_load_n(&from->start_us, __ATOMIC_ACQUIRE);
+        out->route = __atomic_load_n(&from->route, __ATOMIC_ACQUIRE);
+        out->waits_for = __atomic_load_n(&from->waits_for, __ATOMIC_ACQUIRE);
         uint32_t after = __atomic_load_n(&from->seq, __ATOMIC_RELAXED);
         if (before == after && (before & 1u) == 0)
             return out->start_us != 0;

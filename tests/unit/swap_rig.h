@@ -20,6 +20,11 @@
 
 #define RIG_WORKERS 2
 
+#if defined(__SANITIZE_ADDRESS__)
+#define RIG_LEAKS
+#include <sanitizer/lsan_interface.h>
+#endif
+
 /* Each callback writes "NAME TAG callback" into the file named by config "trace"; "fail": the
    callback that fails; "hang": the one that waits until the file named by "until" is there. */
 static const char rig_source[] =
@@ -359,6 +364,10 @@ static inline void rig_close(void)
     probe_close(rig->probe);
     fflush(NULL);
     so_cleanup();
+#ifdef RIG_LEAKS
+    if (__lsan_do_recoverable_leak_check() != 0)
+        fail("leaks");
+#endif
     _exit(__atomic_load_n(&tap_bad, __ATOMIC_RELAXED) == 0 ? TAP_GOOD : 1);
 }
 
