@@ -485,7 +485,7 @@ static inline bool graft_streaming(const graft_req *req)
     return req->host->streaming(req);
 }
 
-/* [worker] Bytes of body so far. Stops when the response is over. */
+/* [worker] Body bytes that have been sent. Stops when the response is over. */
 static inline uint64_t graft_response_bytes(const graft_req *req)
 {
     return req->host->response_bytes(req);
