@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-#define FREE_MAX 256 /* exchanges kept for reuse by a worker */
+#define FREE_MAX 128 /* exchanges kept for reuse by a worker */
 
 /* ---- Marks ----------------------------------------------------------------------------------- */
 
@@ -167,7 +167,7 @@ static void replace(struct exchange *x, unsigned status, const char *detail)
 {
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
-        if (handle_owes(h) && h->on_abort && !h->aborted)
+        if (wants_abort(x, h))
             h->abort_due = true;
         if (handle_owes(h) && h->on_writable)
             h->writable_due = true;
@@ -249,6 +249,7 @@ static unsigned call(struct exchange *x, struct handle *h, enum role role, graft
         how = handle_close(h, role);
         if (how != HOW_ABORT)
             return next;
+        work_drop_timers(h);
     }
     if (how == HOW_ABORT) {
         x->cut_why = "graft_abort";
@@ -458,20 +459,20 @@ static void flush_for_waiting(struct exchange *x)
 
 static void run_response(struct exchange *x)
 {
-    if (x->over || x->response_state == RESPONSE_SEALED || x->cut_why)
-        return;
+    if (x->over || x->response_state == RESPONSE_SEALED || x->cut_why || x->answer_status)
+        return; /* what is due is done first: `again` is set */
     flush_for_waiting(x);
     if (x->response_state == RESPONSE_BEFORE && (x->state == CHAIN_ENDED || x->flush)) {
         x->response_state = RESPONSE_ON_RESPONSE;
         x->resp_at = x->called;
     }
     run_on_response(x);
-    if (x->response_state != RESPONSE_OPEN || x->over || x->cut_why)
+    if (x->response_state != RESPONSE_OPEN || x->over || x->cut_why || x->answer_status)
         return;
-    if (x->state == CHAIN_ENDED)
-        send_response(x, true);
-    else if (x->flush && (x->request.response.body.bytes || !x->request.response.head_sent))
+    if (x->flush && (x->request.response.body.bytes || !x->request.response.head_sent))
         send_response(x, false);
+    if (x->state == CHAIN_ENDED && !x->over)
+        send_response(x, true);
 }
 
 /* ---- What plugins are told ------------------------------------------------------------------- */
@@ -929,6 +930,8 @@ int chain_init(struct chain *c, struct loop *loop, struct http *http, struct poo
     list_init(&c->resting);
     if (getrandom(c->id_seed, sizeof c->id_seed, 0) != (ssize_t)sizeof c->id_seed)
         return err_set(err, "the kernel gives no random numbers for request ids");
+    if (handle_prepare(c) != 0)
+        return err_set(err, "no memory for a worker's handles");
     return 0;
 }
 

@@ -67,7 +67,7 @@ static void keep(struct exchange *x, struct str piece)
 
 void exchange_body_piece(struct exchange *x, struct str piece)
 {
-    if (x->over || x->replaced)
+    if (x->over || x->replaced || x->state == CHAIN_ENDED)
         return;
     bool direct = x->on_body && !x->running && !x->body_user_pause && x->backlog.len == 0;
     if (!direct || !handle_enter(x->body_of)) {

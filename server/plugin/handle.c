@@ -65,6 +65,14 @@ static int slab_new(struct chain *c)
     return 0;
 }
 
+int handle_prepare(struct chain *c)
+{
+    for (unsigned n = 0; n <= HANDLES_REST; n += SLAB)
+        if (slab_new(c) != 0)
+            return -1;
+    return 0;
+}
+
 struct handle *handle_new(struct chain *c)
 {
     if (list_empty(&c->handles)) {

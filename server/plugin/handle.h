@@ -11,6 +11,8 @@
 
 #include "plugin/exchange.h"
 
+/* All that may ever rest, so that serving does not grow the process. 0, or -1: no memory. */
+int handle_prepare(struct chain *c);
 struct handle *handle_new(struct chain *c); /* NULL: no memory */
 void handle_free(struct handle *h);
 

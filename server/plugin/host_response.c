@@ -270,8 +270,7 @@ static bool host_streaming(const graft_req *req)
     if (!x)
         return false;
     return (x->request.response.head_sent && !x->request.response.done) ||
-           x->request.response.chunked || x->request.response.until_eof ||
-           (x->flush && x->state != CHAIN_ENDED);
+           x->request.response.chunked || x->request.response.until_eof || x->flush;
 }
 
 static uint64_t host_response_bytes(const graft_req *req)

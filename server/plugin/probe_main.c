@@ -28,8 +28,9 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(SANITIZED)
 #define NO_HANDLERS                                                                                \
     "handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_abort=0:detect_leaks=0"
-const char *__asan_default_options(void);
-const char *__tsan_default_options(void);
+#define FOR_RUNTIME __attribute__((visibility("default")))
+FOR_RUNTIME const char *__asan_default_options(void);
+FOR_RUNTIME const char *__tsan_default_options(void);
 const char *__asan_default_options(void)
 {
     return NO_HANDLERS;
