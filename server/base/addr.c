@@ -163,8 +163,10 @@ static int parse_tcp(struct addr *out, bool resolve, struct err *err)
     uint64_t port;
     if (colon == NULL)
         return err_set(err, "expected " FORMS ", found \"%s\"", out->text);
-    if (str_to_u64(str_of(colon + 1), &port) != 0 || port == 0 || port > 65535)
-        return err_set(err, "expected a port from 1 to 65535 behind the last ':' of \"%s\"",
+    if (str_to_u64(str_of(colon + 1), &port) != 0 || port > 65535)
+        return err_set(err,
+                       "expected a port from 1 to 65535 (or 0: any that is free) behind the "
+                       "last ':' of \"%s\"",
                        out->text);
     memcpy(host, out->text, (size_t)(colon - out->text));
     host[colon - out->text] = '\0';

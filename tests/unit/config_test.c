@@ -558,6 +558,8 @@ TEST(addresses_of_every_form)
     ok(a.kind == ADDR_FD && a.fd == 12);
     a = address("localhost:65535");
     ok(a.kind == ADDR_TCP && a.len > 0);
+    a = address("127.0.0.1:0"); /* any free port: the `listening` event says which */
+    ok(a.kind == ADDR_TCP && a.len > 0);
     a = address("[fe80::1%lo]:1");
     ok(((struct sockaddr_in6 *)&a.sa)->sin6_scope_id != 0);
 }
@@ -565,7 +567,7 @@ TEST(addresses_of_every_form)
 TEST(what_is_no_address)
 {
     static const char *const wrong[] = {
-        "",        "8080",          "127.0.0.1", "127.0.0.1:",  ":0",
+        "",        "8080",          "127.0.0.1", "127.0.0.1:",  ":",
         ":65536",  ":-1",           ":80x",      "::1:80",      "[::1]",
         "[::1]80", "[::1:80",       "[x]:80",    "[]:80",       "127.0.0.256:1",
         "1.2.3:1", "unix:",         "unix:x",    "fd:",         "fd:-1",
