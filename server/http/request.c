@@ -109,8 +109,7 @@ static int field_room(struct request *r)
     return 0;
 }
 
-static int store_field(struct request *r, struct str name, struct str value,
-                       enum field_owner owner)
+static int store_field(struct request *r, struct str name, struct str value, enum field_owner owner)
 {
     if (field_room(r) != 0)
         return -1;
@@ -199,10 +198,9 @@ struct str response_field_get(const struct request *r, struct str name)
 void response_reset(struct request *r)
 {
     out_drop(&r->response.body);
-    r->response = (struct response){ .status = 200,
-                                     .promised = -1,
-                                     .fields = r->response.fields,
-                                     .room = r->response.room };
+    r->response = (struct response){
+        .status = 200, .promised = -1, .fields = r->response.fields, .room = r->response.room
+    };
 }
 
 static size_t json_escape(char *to, size_t size, const char *from)

@@ -23,7 +23,8 @@ static struct session *session_of(struct conn *c)
     return s;
 }
 
-/* ---- Input: what was read and not consumed, in the worker's scratch or the session's own ------- */
+/* ---- Input: what was read and not consumed, in the worker's scratch or the session's own -------
+ */
 
 static struct str view(const struct session *s)
 {
@@ -295,7 +296,8 @@ static void body_length(struct session *s, struct request *r)
 static bool body_feed(struct session *s, struct request *r)
 {
     bool wanted = r->body_mode != BODY_UNWANTED || r->body_discard;
-    if (r->body_complete || r->body_dead || !wanted || (r->body_paused && !r->body_discard) || view(s).len == 0)
+    if (r->body_complete || r->body_dead || !wanted || (r->body_paused && !r->body_discard) ||
+        view(s).len == 0)
         return false;
     if (r->head.framing == BODY_CHUNKED)
         body_chunked(s, r);
@@ -361,8 +363,8 @@ static void settings(struct http *h, const struct config *c)
                                       c->limits.target_bytes, (unsigned)c->limits.headers };
     h->limits = c->limits;
     h->timeouts_ms = c->timeouts_ms;
-    int n = c->server_header[0] ? snprintf(h->server_line, sizeof h->server_line,
-                                           "Server: %s\r\n", c->server_header)
+    int n = c->server_header[0] ? snprintf(h->server_line, sizeof h->server_line, "Server: %s\r\n",
+                                           c->server_header)
                                 : 0;
     if (n < 0 || (size_t)n >= sizeof h->server_line)
         n = 0;
@@ -610,7 +612,8 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
     struct http *h = arg;
     loop_enter(h->conns.loop);
     list_splice_tail(&h->resume, &h->later);
-    list_each(n, &h->resume) list_entry(n, struct session, resume)->answered = 0;
+    list_each (n, &h->resume)
+        list_entry(n, struct session, resume)->answered = 0;
     loop_leave(h->conns.loop);
 }
 
@@ -655,8 +658,7 @@ void http_set_closing(struct http *h)
 void http_close_idle(struct http *h)
 {
     h->now_us = clock_us();
-    list_each_safe(n, &h->conns.open)
-    {
+    list_each_safe (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
         if (s->request || !conn_is_open(&s->conn))
             continue;
@@ -670,8 +672,7 @@ void http_close_idle(struct http *h)
 
 void http_close_all(struct http *h)
 {
-    list_each_safe(n, &h->conns.open)
-    {
+    list_each_safe (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
         abandon(s, "the server cut what was left at the end of its drain", true);
     }

@@ -16,7 +16,7 @@
 #include "net/conn.h"
 
 struct http_app {
-    struct request *(*open)(void *arg); /* a reset request, or NULL: no memory */
+    struct request *(*open)(void *arg);          /* a reset request, or NULL: no memory */
     void (*close)(void *arg, struct request *r); /* one that never reached `head` */
     void (*head)(struct request *r);             /* its head is in: choose, start */
     void (*body_piece)(struct request *r, struct str piece);
@@ -51,14 +51,14 @@ struct http {
     struct list resume; /* sessions whose leftover input is to be looked at in the step */
     struct list later;  /* the same, in the next turn of the loop */
     struct event later_event;
-    uint64_t now_us;    /* of the event in hand */
-    bool closing;       /* answers carry Connection: close, no next request after them */
+    uint64_t now_us; /* of the event in hand */
+    bool closing;    /* answers carry Connection: close, no next request after them */
     unsigned refused_logged;
     uint64_t refused_second;
 };
 
-#define SESSION_MAGIC    0x73657373u
-#define HTTP_SCRATCH     65536u
+#define SESSION_MAGIC     0x73657373u
+#define HTTP_SCRATCH      65536u
 #define SESSION_INPUT_MAX 65536u /* unread input kept while a request is answered */
 
 struct session {
@@ -97,12 +97,7 @@ void request_pause_body(struct request *r, bool pause);
    called); RESPONSE_ON_ITS_WAY: over follows, or sent, when it has left; RESPONSE_IMPOSSIBLE and
    why: a promise of Content-Length that was not kept, or no memory: the caller cuts;
    RESPONSE_BROKEN: the connection failed and is closed, `session` is NULL (cut is not called). */
-enum response_result {
-    RESPONSE_OVER,
-    RESPONSE_ON_ITS_WAY,
-    RESPONSE_IMPOSSIBLE,
-    RESPONSE_BROKEN
-};
+enum response_result { RESPONSE_OVER, RESPONSE_ON_ITS_WAY, RESPONSE_IMPOSSIBLE, RESPONSE_BROKEN };
 enum response_result response_send(struct request *r, bool final, const char **why);
 /* Bytes of this response that are not in the kernel. */
 uint64_t response_pending(const struct request *r);

@@ -39,9 +39,9 @@ static void apply(struct conn *c)
     c->interest = mask;
     if (!mask)
         return;
-    short events = (short)(EV_PERSIST | (mask & WANT_READ ? EV_READ : 0) |
-                           (mask & WANT_WRITE ? EV_WRITE : 0) |
-                           (mask & WANT_HANGUP ? hangup_events(mask) : 0));
+    short events =
+        (short)(EV_PERSIST | (mask & WANT_READ ? EV_READ : 0) | (mask & WANT_WRITE ? EV_WRITE : 0) |
+                (mask & WANT_HANGUP ? hangup_events(mask) : 0));
     event_assign(&c->event, c->all->loop->base, c->fd, events, on_event, c);
     if (event_add(&c->event, NULL) != 0) {
         c->interest = 0;
@@ -171,8 +171,7 @@ int conn_send(struct conn *c, const void *data, size_t len)
         do
             n = send(c->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
         while (n < 0 && errno == EINTR);
-        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS &&
-            errno != ENOMEM)
+        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS && errno != ENOMEM)
             return -1;
         if (n < 0)
             n = 0;

@@ -13,7 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LISTEN_FDS_FIRST 3 /* SD_LISTEN_FDS_START */
+#define LISTEN_FDS_FIRST 3    /* SD_LISTEN_FDS_START */
 #define BACKLOG          4096 /* the kernel cuts it at net.core.somaxconn */
 
 static struct listener *add(struct listeners *ls, int fd, enum listener_kind kind, int worker)
@@ -33,8 +33,8 @@ static void name_it(struct listener *l, const struct sockaddr *sa, socklen_t len
 {
     if (sa->sa_family == AF_UNIX) {
         const struct sockaddr_un *un = (const void *)sa;
-        snprintf(l->name, sizeof l->name, "unix:%.100s", len > sizeof(sa_family_t) ? un->sun_path
-                                                                                  : "");
+        snprintf(l->name, sizeof l->name, "unix:%.100s",
+                 len > sizeof(sa_family_t) ? un->sun_path : "");
     } else {
         addr_format(sa, len, l->name);
     }
@@ -87,7 +87,7 @@ static int bind_failed(const struct addr *a, struct err *err)
     return err_set(err, "listen %s: %s%s", a->text, strerror(errno),
                    errno == EADDRINUSE
                        ? ": another process listens there; stop it or choose another address"
-                   : errno == EACCES ? ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
+                   : errno == EACCES        ? ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
                    : errno == EADDRNOTAVAIL ? ": no interface of this machine has that address"
                                             : "");
 }
@@ -127,8 +127,9 @@ static int unix_clear(const struct addr *a, const char *path, struct err *err)
     if (lstat(path, &st) != 0)
         return errno == ENOENT ? 0 : err_set(err, "listen %s: %s", a->text, strerror(errno));
     if (!S_ISSOCK(st.st_mode))
-        return err_set(err, "listen %s: there is a file that is no socket: remove it or choose "
-                            "another path",
+        return err_set(err,
+                       "listen %s: there is a file that is no socket: remove it or choose "
+                       "another path",
                        a->text);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -137,8 +138,9 @@ static int unix_clear(const struct addr *a, const char *path, struct err *err)
     int why = errno;
     close(fd);
     if (rc == 0 || why != ECONNREFUSED)
-        return err_set(err, "listen %s: another process listens there; stop it or choose another "
-                            "path",
+        return err_set(err,
+                       "listen %s: another process listens there; stop it or choose another "
+                       "path",
                        a->text);
     return unlink(path) == 0 ? 0 : err_set(err, "listen %s: %s", a->text, strerror(errno));
 }
@@ -173,8 +175,9 @@ static int take_fd(struct listeners *ls, int fd, const char *what, struct err *e
     int type = 0, listening = 0;
     socklen_t size = sizeof type;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
-        return err_set(err, "listen %s: descriptor %d is not a stream socket: expected one that "
-                            "listens",
+        return err_set(err,
+                       "listen %s: descriptor %d is not a stream socket: expected one that "
+                       "listens",
                        what, fd);
     size = sizeof listening;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0 || !listening)
@@ -186,8 +189,7 @@ static int take_fd(struct listeners *ls, int fd, const char *what, struct err *e
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
         fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
         return err_set(err, "listen %s: %s", what, strerror(errno));
-    struct listener *l =
-        add(ls, fd, sa.ss_family == AF_UNIX ? LISTENER_UNIX : LISTENER_TCP, -1);
+    struct listener *l = add(ls, fd, sa.ss_family == AF_UNIX ? LISTENER_UNIX : LISTENER_TCP, -1);
     if (!l)
         return err_set(err, "listen %s: no memory", what);
     l->handed_over = true;
@@ -288,10 +290,8 @@ void listeners_free(struct listeners *ls)
 int listener_refuse_new(const struct listener *l)
 {
     struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
         BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
     };
     struct sock_fprog prog = { sizeof code / sizeof code[0], code };

@@ -23,24 +23,24 @@ struct generation;
    [read by any, relaxed; only the control thread may follow the pointers] */
 struct loop_doing {
     _Alignas(CACHE_LINE) struct version *version; /* NULL: no plugin code */
-    const char *route;    /* interned pattern; NULL: none */
-    const char *callback; /* "handler", "on_request", ...; a literal */
+    const char *route;                            /* interned pattern; NULL: none */
+    const char *callback;                         /* "handler", "on_request", ...; a literal */
     uint64_t since_us;
 };
 
 /* Counters of this worker [read by any through COUNTER_READ]. */
 struct loop_stats {
     _Alignas(CACHE_LINE) uint64_t accepted, closed; /* connections; now = accepted - closed */
-    uint64_t closed_by_us;    /* of `closed`: the server ended it (timeout, error, drain) */
-    uint64_t requests;        /* requests whose head was complete */
-    uint64_t in_flight;       /* of them, not yet over */
-    uint64_t responses[6];    /* by status class; [0] = cut without an answer */
-    uint64_t refused;         /* the guard's refusals */
+    uint64_t closed_by_us; /* of `closed`: the server ended it (timeout, error, drain) */
+    uint64_t requests;     /* requests whose head was complete */
+    uint64_t in_flight;    /* of them, not yet over */
+    uint64_t responses[6]; /* by status class; [0] = cut without an answer */
+    uint64_t refused;      /* the guard's refusals */
     uint64_t bytes_in, bytes_out;
-    uint64_t accept_paused;   /* times accepting stood still for want of descriptors or limits */
-    uint64_t misuse;          /* contract violations seen */
-    uint64_t turned_us;       /* clock_us() when the loop last turned; a heartbeat twice a second */
-    uint64_t lag_us;          /* how late the last heartbeat came */
+    uint64_t accept_paused; /* times accepting stood still for want of descriptors or limits */
+    uint64_t misuse;        /* contract violations seen */
+    uint64_t turned_us;     /* clock_us() when the loop last turned; a heartbeat twice a second */
+    uint64_t lag_us;        /* how late the last heartbeat came */
 };
 
 /* wheel_timer.kind: what a timer on the loop's wheel belongs to. */
@@ -75,7 +75,7 @@ extern _Thread_local struct loop *loop_current; /* NULL off the workers */
 
 #define ON_LOOP(l) REQUIRE(loop_current == (l))
 
-int loop_init(struct loop *l, unsigned number); /* before its thread starts */
+int loop_init(struct loop *l, unsigned number);           /* before its thread starts */
 int loop_attach(struct loop *l, struct event_base *base); /* on its thread: events are added */
 /* Around everything that an event makes us do; the outermost loop_leave runs `step`. */
 static inline void loop_enter(struct loop *l)

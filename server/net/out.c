@@ -50,10 +50,9 @@ static struct seg *seg_new(struct outq *q, struct arena *arena, size_t len)
     struct seg *s = in_arena ? arena_alloc(arena, sizeof *s + cap) : malloc(sizeof *s + cap);
     if (!s)
         return NULL;
-    *s = (struct seg){ .kind = in_arena ? SEG_ARENA : SEG_HEAP,
-                       .fd = -1,
-                       .ptr = (const char *)(s + 1),
-                       .room = cap };
+    *s = (struct seg){
+        .kind = in_arena ? SEG_ARENA : SEG_HEAP, .fd = -1, .ptr = (const char *)(s + 1), .room = cap
+    };
     push(q, s);
     return s;
 }

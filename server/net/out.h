@@ -12,10 +12,10 @@
 #include "base/str.h"
 
 enum seg_kind {
-    SEG_HEAP,  /* bytes behind the segment, one malloc */
-    SEG_ARENA, /* segment and bytes in a request's arena */
+    SEG_HEAP,   /* bytes behind the segment, one malloc */
+    SEG_ARENA,  /* segment and bytes in a request's arena */
     SEG_BORROW, /* the bytes are somebody else's; the segment is malloc'ed */
-    SEG_FILE   /* sendfile from fd, which the segment owns */
+    SEG_FILE    /* sendfile from fd, which the segment owns */
 };
 
 struct seg {

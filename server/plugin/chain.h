@@ -20,12 +20,12 @@ struct chain {
     struct pool *pool;
     unsigned nworkers;
     const struct config *fallback; /* before the first generation */
-    struct list ready; /* exchanges with something marked */
-    struct list live;  /* that have not finished */
+    struct list ready;             /* exchanges with something marked */
+    struct list live;              /* that have not finished */
     struct list free;
     unsigned nfree;
-    struct list handles;         /* free, last in first out */
-    struct list resting;         /* freed after LATER, first in first out */
+    struct list handles; /* free, last in first out */
+    struct list resting; /* freed after LATER, first in first out */
     unsigned nresting;
     uint64_t id_seed[2], id_next;
 };

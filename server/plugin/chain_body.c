@@ -1,7 +1,7 @@
 /*
  * Request bodies on their way to plugins: buffered for those that want the whole, piece by piece to
- * graft_on_body for GRAFT_STREAM routes. What nobody can take yet is kept up to BACKLOG_MAX and then
- * left on the wire.
+ * graft_on_body for GRAFT_STREAM routes. What nobody can take yet is kept up to BACKLOG_MAX and
+ * then left on the wire.
  */
 #include "plugin/exchange.h"
 #include "plugin/handle.h"

@@ -30,9 +30,9 @@ enum {
     OWED_OPEN = 1,  /* the callback has begun, or returned LATER: an answer is accepted */
     OWED_TAKEN = 2, /* it was given, and its consequences have not been drawn */
     OWED_STATE = 0xff,
-    OWED_HOW_SHIFT = 8,        /* a graft_next, or HOW_ABORT */
+    OWED_HOW_SHIFT = 8, /* a graft_next, or HOW_ABORT */
     OWED_HOW_MASK = 0xff00,
-    OWED_FOREIGN = 1 << 16     /* given off the worker: a message is on its way */
+    OWED_FOREIGN = 1 << 16 /* given off the worker: a message is on its way */
 };
 #define HOW_ABORT 0x7fu
 
@@ -110,10 +110,10 @@ struct exchange {
     bool flush;          /* asked for and not done */
     bool replaced;       /* the server answers by itself: plugins that owe cannot write */
     bool over, cut, finishing, counted;
-    bool prepared; /* what [any] functions read is in place (suspended.c) */
+    bool prepared;          /* what [any] functions read is in place (suspended.c) */
     unsigned answer_status; /* the server's own answer that is due; 0 none */
     const char *answer_why;
-    const char *cut_why; /* the connection is to be cut */
+    const char *cut_why;       /* the connection is to be cut */
     struct handle *responding; /* whose on_response runs */
     const char *fail_text;     /* graft_fail_req's, in the arena */
 
@@ -128,7 +128,7 @@ struct exchange {
     uint64_t user_deadline_ms; /* clock_ms(); 0: none at all */
     bool timed_out;
 
-    struct str allow; /* for 405 */
+    struct str allow;      /* for 405 */
     struct header *joined; /* fields that came several times, once `prepared`; in the arena */
     unsigned njoined;
     uint64_t over_us, bytes_out;
@@ -145,15 +145,49 @@ static inline struct exchange *exchange_of(struct request *r)
     return x;
 }
 
+static inline void end_chain(struct exchange *x)
+{
+    x->state = CHAIN_ENDED;
+}
+
 /* chain.c */
 void exchange_run(struct exchange *x);
 /* Something was marked: exchange_run will look at it, soon, with no plugin frame on the stack. */
 void exchange_wake(struct exchange *x);
 void exchange_answer(struct exchange *x, unsigned status, const char *why); /* the server's own */
-void exchange_cut(struct exchange *x, const char *why); /* over, unfinished; session is gone */
+
+/* chain_request.c */
+void exchange_run_chain(struct exchange *x);
+/* Calls a handler or middleware function in its role; what it answered, or GRAFT_LATER when the
+   answer is still owed. An abort has been marked. */
+unsigned exchange_call(struct exchange *x, struct handle *h, enum role role, graft_handler *fn,
+                       const char *where);
+graft_next exchange_checked(struct handle *h, const char *where, unsigned next);
+void exchange_fail(struct exchange *x, struct handle *h, const char *where); /* 500, or a cut */
 /* An answer of a LATER handler or middleware was taken; `how` as it was given. */
 void exchange_answered(struct exchange *x, struct handle *h, enum role role, unsigned how);
 void exchange_take_answers(struct exchange *x); /* those that were given on this thread */
+
+/* chain_response.c */
+void exchange_run_response(struct exchange *x);
+void exchange_response_result(struct exchange *x, struct handle *h, unsigned next);
+void exchange_answer_now(struct exchange *x); /* what exchange_answer has marked */
+
+/* chain_end.c */
+void exchange_response_over(struct exchange *x);        /* it is in the kernel */
+void exchange_cut(struct exchange *x, const char *why); /* over, unfinished; session is gone */
+void exchange_cut_now(struct exchange *x);              /* what cut_why has marked */
+bool exchange_wants_abort(const struct exchange *x, const struct handle *h);
+bool exchange_is_quiet(const struct exchange *x); /* nothing is owed, nothing runs */
+bool exchange_finish(struct exchange *x); /* on_finish; false: a GRAFT_SERIAL plugin is busy */
+void exchange_release(struct exchange *x);
+const char *exchange_waits_for(const struct exchange *x);
+struct handle *exchange_culprit(const struct exchange *x); /* where the chain stands; or NULL */
+void exchange_log(struct exchange *x, struct handle *h, enum log_level level, const char *event,
+                  const char *why);
+void exchange_log_access(struct exchange *x);
+
+/* host_response.c */
 bool exchange_is_writable(const struct exchange *x, const struct handle *h);
 
 /* chain_body.c */

@@ -179,8 +179,8 @@ static void on_answer(struct msg *m, enum role role)
         h->stray[role] = false;
         h->outstanding--;
     } else {
-        uint32_t owed = atomic_exchange_explicit(&h->owed[role], OWED_NOTHING,
-                                                 memory_order_acq_rel);
+        uint32_t owed =
+            atomic_exchange_explicit(&h->owed[role], OWED_NOTHING, memory_order_acq_rel);
         exchange_answered(x, h, role, how_of(owed));
     }
     exchange_run(x);
@@ -192,8 +192,8 @@ static bool take_open(struct handle *h, enum role role, unsigned how)
     bool foreign = loop_current != h->chain->loop;
     uint32_t open = OWED_OPEN;
     uint32_t taken = OWED_TAKEN | how << OWED_HOW_SHIFT | (foreign ? (uint32_t)OWED_FOREIGN : 0u);
-    if (!atomic_compare_exchange_strong_explicit(&h->owed[role], &open, taken,
-                                                 memory_order_acq_rel, memory_order_relaxed))
+    if (!atomic_compare_exchange_strong_explicit(&h->owed[role], &open, taken, memory_order_acq_rel,
+                                                 memory_order_relaxed))
         return false;
     if (foreign) {
         loop_post(h->chain->loop, &h->answer[role]);
@@ -208,8 +208,9 @@ int handle_answer(struct handle *h, enum role role, unsigned how, const char *fu
 {
     if (take_open(h, role, how))
         return 0;
-    handle_misuse(h, "%s: nothing is owed: it was answered already, is not LATER, or is owed by "
-                     "the other function",
+    handle_misuse(h,
+                  "%s: nothing is owed: it was answered already, is not LATER, or is owed by "
+                  "the other function",
                   function);
     return -1;
 }

@@ -1,7 +1,7 @@
 /*
  * Handles: what a plugin holds of a request. Their memory is type-stable (never given back), and a
- * handle that was LATER rests behind at least HANDLES_REST others before it is used again, so that a
- * late call from another thread finds a dead handle and not another client's request.
+ * handle that was LATER rests behind at least HANDLES_REST others before it is used again, so that
+ * a late call from another thread finds a dead handle and not another client's request.
  *
  * What is owed lies in one atomic word for each role: a plugin may answer from any thread, from the
  * moment its callback begins. The worker alone draws the consequences.

@@ -20,7 +20,8 @@ struct exchange *host_exchange(const graft_req *req, const char *function)
     return h->x;
 }
 
-/* ---- The request: [any] while LATER, so nothing here allocates or writes ----------------------- */
+/* ---- The request: [any] while LATER, so nothing here allocates or writes -----------------------
+ */
 
 static graft_str host_method(const graft_req *req)
 {
@@ -133,17 +134,20 @@ static bool host_is_tls(const graft_req *req)
     return false;
 }
 
-/* ---- Work that takes time ---------------------------------------------------------------------- */
+/* ---- Work that takes time ----------------------------------------------------------------------
+ */
 
 static int host_done(graft_req *req)
 {
     return handle_answer(handle_of(req), AS_HANDLER, GRAFT_DONE, "graft_done");
 }
 
+/* Any value that fits in OWED_HOW_MASK goes through: what is no answer is judged where the answer is
+   used, with the middleware's name. */
 static int host_resume(graft_req *req, graft_next how)
 {
-    return handle_answer(handle_of(req), AS_MIDDLEWARE, (unsigned)how & 0x7eu ? 0x7eu : how,
-                         "graft_continue");
+    unsigned value = (unsigned)how < HOW_ABORT ? (unsigned)how : HOW_ABORT - 1;
+    return handle_answer(handle_of(req), AS_MIDDLEWARE, value, "graft_continue");
 }
 
 static void host_abort(graft_req *req)

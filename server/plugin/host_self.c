@@ -92,7 +92,7 @@ static graft_next host_vfail_req(graft_req *req, const char *fmt, va_list args)
 static void host_vlog(graft_self *self, int level, const char *fmt, va_list args)
 {
     struct version *v = version_of(self);
-    enum log_level at = level <= GRAFT_DEBUG  ? LOG_DEBUG
+    enum log_level at = level <= GRAFT_DEBUG ? LOG_DEBUG
                         : level >= GRAFT_ERR ? LOG_ERROR
                                              : (enum log_level)level;
     if (!log_on(at))
@@ -144,10 +144,11 @@ static int host_every(graft_self *self, unsigned ms, void (*fn)(void *), void *s
     struct version *v = version_of(self);
     if (thread_kind == THREAD_LOADER && fn && ms > 0)
         return every_add(v, ms, fn, state);
-    misuse(v, !fn                            ? "graft_every without a function"
-              : thread_kind != THREAD_LOADER ? "graft_every was called off the loader (init, ready, "
-                                               "start)"
-                                             : "graft_every needs at least 1 ms");
+    misuse(v, !fn ? "graft_every without a function"
+              : thread_kind != THREAD_LOADER
+                  ? "graft_every was called off the loader (init, ready, "
+                    "start)"
+                  : "graft_every needs at least 1 ms");
     return -1;
 }
 

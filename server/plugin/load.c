@@ -157,16 +157,10 @@ static int call_init(struct version *v, struct job *job)
         v->init_done = true;
         return 0;
     }
-    struct tasks before = { 0 }, after = { 0 };
-    bool listed = tasks_list(&before) == 0;
     version_fail_clear();
     job_step(job, "init");
     int rc = v->desc.init(&v->self, &v->state_ptr);
     bool in_time = job_step_end(job);
-    if (rc == 0 && listed && tasks_list(&after) == 0)
-        tasks_subtract(&after, &before);
-    tasks_fini(&before);
-    v->tasks = after;
     if (rc != 0)
         return err_set(&job->err, "init failed: %s", version_fail_text());
     v->init_done = true;
@@ -187,28 +181,45 @@ static int call_ready(struct version *v, struct job *job)
     return in_time ? 0 : err_set(&job->err, "ready returned too late");
 }
 
+/* Up to its first callback. */
+static int load(struct version *v, struct job *job)
+{
+    if (map(v, job) != 0)
+        return fail(job, "dlopen");
+    if (describe(v, &job->err) != 0)
+        return fail(job, "descriptor");
+    v->config = json_parse("config", v->config_text, strlen(v->config_text), &job->err);
+    if (v->config == NULL)
+        return fail(job, "config");
+    host_init(v);
+    return 0;
+}
+
+/* The threads that have appeared since `before` must be gone before it is unmapped, also when init
+   or ready failed. Without memory for the lists none is held against it. */
+static void note_threads(struct version *v, struct tasks *before)
+{
+    struct tasks after;
+    if (v->dl != NULL && before->n > 0 && tasks_list(&after) == 0) {
+        tasks_subtract(&after, before);
+        v->tasks = after;
+    }
+    tasks_fini(before);
+}
+
 static void load_work(struct job *job)
 {
     ON_LOADER();
     struct version *v = version_of_job(job);
-    if (map(v, job) != 0) {
-        fail(job, "dlopen");
-        return;
+    struct tasks before = { 0 };
+    tasks_list(&before);
+    if (load(v, job) == 0) {
+        if (call_init(v, job) != 0)
+            fail(job, "init");
+        else if (call_ready(v, job) != 0)
+            fail(job, "ready");
     }
-    if (describe(v, &job->err) != 0) {
-        fail(job, "descriptor");
-        return;
-    }
-    v->config = json_parse("config", v->config_text, strlen(v->config_text), &job->err);
-    if (v->config == NULL) {
-        fail(job, "config");
-        return;
-    }
-    host_init(v);
-    if (call_init(v, job) != 0)
-        fail(job, "init");
-    else if (call_ready(v, job) != 0)
-        fail(job, "ready");
+    note_threads(v, &before);
 }
 
 static void start_work(struct job *job)

@@ -19,7 +19,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A sanitizer's own handlers would turn a crash into an exit, and hide its signal. */
+/* In builds with a sanitizer: its own handlers would turn a crash into an exit and hide its signal,
+   and to leave from inside its dlopen (a constructor that exits) is an error to TSan. */
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define SANITIZED 1
@@ -38,6 +39,21 @@ const char *__asan_default_options(void)
 const char *__tsan_default_options(void)
 {
     return NO_HANDLERS;
+}
+
+static void *open_plugin(const char *so_path)
+{
+    void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+    union {
+        void *symbol;
+        void *(*call)(const char *, int);
+    } own = { libc != NULL ? dlsym(libc, "dlopen") : NULL };
+    return (own.symbol != NULL ? own.call : dlopen)(so_path, RTLD_NOW | RTLD_LOCAL);
+}
+#else
+static void *open_plugin(const char *so_path)
+{
+    return dlopen(so_path, RTLD_NOW | RTLD_LOCAL);
 }
 #endif
 
@@ -94,7 +110,7 @@ static void report(const char *so_path)
     size_t size = 0;
 
     send_frame(PROBE_BEGUN, "", 0);
-    void *dl = dlopen(so_path, RTLD_NOW | RTLD_LOCAL);
+    void *dl = open_plugin(so_path);
     if (dl == NULL) {
         const char *why = dlerror();
         send_failed(why != NULL ? why : "dlopen failed without saying why");

@@ -259,6 +259,16 @@ static int copy_file(struct scan *s, struct found *f, int dirfd)
     return -1;
 }
 
+/* The machine's fault, not the file's: not to be remembered against it. */
+static bool probe_was_short(const struct err *err)
+{
+    static const char *const begins[] = { "cannot run graft-probe", "graft-probe did not start" };
+    for (size_t i = 0; i < ARRAY_LEN(begins); i++)
+        if (strncmp(err->text, begins[i], strlen(begins[i])) == 0)
+            return true;
+    return false;
+}
+
 static int describe(struct scan *s, struct found *f)
 {
     struct preflight_report report;
@@ -269,8 +279,12 @@ static int describe(struct scan *s, struct found *f)
     preflight_report_fini(&report);
     if (rc != 0)
         return fail_file(f, "preflight", &err);
-    if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, &err) != 0)
-        return fail_file(f, "probe", &err);
+    if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, &err) != 0) {
+        fail_file(f, "probe", &err);
+        if (probe_was_short(&err))
+            f->key[0] = '\0';
+        return -1;
+    }
     known_name_add(s->known, f->sha256, f->desc.name);
     f->plugin = strdup(f->desc.name);
     if (f->plugin == NULL) {

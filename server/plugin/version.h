@@ -115,7 +115,7 @@ struct version {
     bool init_done, started, cooled;
     bool unmapped; /* dlclose took its mapping away, or it never had one */
     struct job job;
-    struct tasks tasks; /* threads that appeared during init and were there when it returned */
+    struct tasks tasks; /* threads that appeared while it was loaded, and were there afterwards */
 
     /* Control. */
     uint64_t loaded_us, cooling_us;

@@ -14,14 +14,14 @@ struct work {
     struct handle *h;
     void (*fn)(graft_req *, void *);
     void *arg;
-    struct msg msg;              /* POST: comes to the worker; THEN: work has returned */
-    void (*work)(void *);        /* THEN */
-    struct pool_job job;         /* THEN */
-    struct event event;          /* AFTER */
+    struct msg msg;       /* POST: comes to the worker; THEN: work has returned */
+    void (*work)(void *); /* THEN */
+    struct pool_job job;  /* THEN */
+    struct event event;   /* AFTER */
 };
 
-static struct work *work_new(struct handle *h, enum work_kind kind,
-                             void (*fn)(graft_req *, void *), void *arg)
+static struct work *work_new(struct handle *h, enum work_kind kind, void (*fn)(graft_req *, void *),
+                             void *arg)
 {
     struct work *t = malloc(sizeof *t);
     if (!t)
@@ -128,8 +128,7 @@ void work_drop_timers(struct handle *h)
         free(t);
     }
     /* Fired but not yet run: it waits too. */
-    list_each_safe(it, &h->tasks)
-    {
+    list_each_safe (it, &h->tasks) {
         struct work *t = list_entry(it, struct work, node);
         if (t->kind != WORK_AFTER)
             continue;

@@ -9,7 +9,7 @@
 #include "plugin/exchange.h"
 
 /* 0, or -1: nothing will be called. */
-int work_post(struct handle *h, void (*fn)(graft_req *, void *), void *arg);    /* [any] */
+int work_post(struct handle *h, void (*fn)(graft_req *, void *), void *arg); /* [any] */
 int work_offload(struct handle *h, void (*work)(void *), void (*then)(graft_req *, void *),
                  void *arg);
 int work_after(struct handle *h, unsigned ms, void (*fn)(graft_req *, void *), void *arg);

@@ -125,8 +125,7 @@ static bool accept_one(struct acceptor *a)
         pause_accepting(w, "limits.connections are open");
         return false;
     }
-    int fd = accept4(a->listener->fd, (struct sockaddr *)&peer, &len,
-                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = accept4(a->listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         if (a->listener->kind == LISTENER_UNIX)
             peer.ss_family = AF_UNIX;
@@ -328,8 +327,8 @@ static int open_acceptors(struct worker *w, const struct listeners *ls)
         return -1;
     for (unsigned i = 0; i < ls->n; i++)
         if (ls->all[i].worker < 0 || ls->all[i].worker == (int)w->loop.number)
-            w->acceptors[w->nacceptors++] = (struct acceptor){ .worker = w,
-                                                               .listener = &ls->all[i] };
+            w->acceptors[w->nacceptors++] =
+                (struct acceptor){ .worker = w, .listener = &ls->all[i] };
     return 0;
 }
 
@@ -384,8 +383,7 @@ static int worker_open(struct workers *ws, unsigned number, const struct listene
         return err_set(err, "no memory for worker %u", number);
     w->thr = evthr_wexit_new(on_start, on_exit_never, w);
     if (!w->thr || evthr_start(w->thr) != 0)
-        return err_set(err, "worker %u: its thread cannot be started: %s", number,
-                       strerror(errno));
+        return err_set(err, "worker %u: its thread cannot be started: %s", number, strerror(errno));
     while (sem_wait(&ws->up) != 0)
         ;
     if (w->failed.text[0])

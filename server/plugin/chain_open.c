@@ -1,0 +1,198 @@
+/*
+ * Between http and the chain: a request's exchange is taken from the pool, its route chosen, its
+ * versions pinned; and what the session reports later is handed on.
+ */
+#include "plugin/exchange.h"
+#include "plugin/handle.h"
+
+#include <stdlib.h>
+
+/* ---- The http layer's calls ------------------------------------------------------------------ */
+
+static struct exchange *exchange_new(struct chain *c)
+{
+    struct exchange *x;
+    struct list *n = list_pop(&c->free);
+    if (n) {
+        c->nfree--;
+        return list_entry(n, struct exchange, node);
+    }
+    x = malloc(sizeof *x);
+    if (!x)
+        return NULL;
+    x->magic = EXCHANGE_MAGIC;
+    x->chain = c;
+    x->backlog = (struct buf){ 0 };
+    list_init(&x->node);
+    list_init(&x->ready);
+    wheel_timer_init(&x->deadline);
+    x->deadline.kind = TIMER_EXCHANGE;
+    request_init(&x->request, c->http);
+    return x;
+}
+
+static struct request *app_open(void *arg)
+{
+    struct exchange *x = exchange_new(arg);
+    return x ? &x->request : NULL;
+}
+
+static void app_close(void *arg, struct request *r)
+{
+    struct chain *c = arg;
+    struct exchange *x = exchange_of(r);
+    request_reset(r);
+    c->nfree++;
+    list_add_head(&c->free, &x->node);
+}
+
+static void reset(struct exchange *x)
+{
+    x->nlinks = x->nhandles = x->at = x->called = x->resp_at = x->finish_at = 0;
+    x->state = CHAIN_RUN;
+    x->response_state = RESPONSE_BEFORE;
+    x->answered = x->running = x->again = x->need_body = x->flush = x->replaced = false;
+    x->over = x->cut = x->finishing = x->counted = x->prepared = false;
+    x->answer_status = 0;
+    x->answer_why = x->cut_why = x->fail_text = x->waits_for = NULL;
+    x->responding = NULL;
+    x->body_of = NULL;
+    x->on_body = NULL;
+    x->body_user_pause = x->body_backlog_pause = x->body_last = false;
+    x->user_deadline = x->timed_out = false;
+    x->user_deadline_ms = 0;
+    x->joined = NULL;
+    x->njoined = 0;
+    x->bytes_out = 0;
+    x->id[0] = 0;
+    x->peer_len = 0;
+    x->allow = (struct str){ NULL, 0 };
+}
+
+/* A handle for the version of link i: the one it has already, if it stands in the chain twice. */
+static struct handle *handle_for(struct exchange *x, struct version *v)
+{
+    for (unsigned i = 0; i < x->nhandles; i++)
+        if (x->handles[i]->version == v)
+            return x->handles[i];
+    struct handle *h = handle_new(x->chain);
+    if (!h)
+        return NULL;
+    h->pub.host = &v->host;
+    h->version = v;
+    h->x = x;
+    h->route = x->pattern;
+    atomic_store_explicit(&h->gone, false, memory_order_relaxed);
+    version_pin(v, x->chain->loop->number);
+    x->handles[x->nhandles++] = h;
+    return h;
+}
+
+static int take_chain(struct exchange *x, const struct choice *ch)
+{
+    struct request *r = &x->request;
+    x->pattern = ch->pattern;
+    x->route_status = ch->status;
+    for (unsigned i = 0; i < ch->nlinks; i++) {
+        struct handle *h = handle_for(x, ch->links[i].version);
+        if (!h)
+            return -1;
+        x->links[i] = ch->links[i];
+        x->by_link[i] = h;
+        x->nlinks = i + 1;
+    }
+    x->nparams = ch->match.endpoint ? ch->match.nparams : 0;
+    for (unsigned i = 0; i < x->nparams; i++) {
+        x->params[i] = ch->match.params[i];
+        x->param_values[i] = router_param_value(&r->arena, &r->target, &x->params[i]);
+    }
+    return 0;
+}
+
+/* What Allow will say is asked now: later this generation may be gone. */
+static void note_allow(struct exchange *x, const struct generation *g)
+{
+    char text[512];
+    struct request *r = &x->request;
+    if (r->target.asterisk && r->head.method_id == HEAD_OPTIONS)
+        x->route_status = 204;
+    if (x->route_status != 405 && x->route_status != 204)
+        return;
+    size_t len = generation_allow(g, &r->target, text, sizeof text);
+    x->allow = arena_copy(&r->arena, (struct str){ text, len });
+}
+
+static void app_head(struct request *r)
+{
+    struct exchange *x = exchange_of(r);
+    struct chain *c = x->chain;
+    const struct generation *g = c->loop->generation;
+    struct choice ch;
+    reset(x);
+    list_add_tail(&c->live, &x->node);
+    COUNTER_ADD(c->loop->stats.in_flight, 1);
+    ch.nlinks = 0;
+    ch.match.endpoint = NULL;
+    generation_find(g, &r->head, &r->target, &ch);
+    if (take_chain(x, &ch) != 0)
+        exchange_answer(x, 503, "no memory for the request's chain");
+    else if (ch.status != 200)
+        note_allow(x, g);
+    exchange_run(x);
+}
+
+static void app_body_piece(struct request *r, struct str piece)
+{
+    exchange_body_piece(exchange_of(r), piece);
+}
+
+static void app_run(struct request *r)
+{
+    exchange_run(exchange_of(r));
+}
+
+static void app_body_broken(struct request *r, unsigned status, const char *why)
+{
+    struct exchange *x = exchange_of(r);
+    exchange_answer(x, status, why);
+}
+
+static void app_over(struct request *r)
+{
+    struct exchange *x = exchange_of(r);
+    exchange_response_over(x);
+    exchange_run(x);
+}
+
+static void app_cut(struct request *r, const char *why)
+{
+    struct exchange *x = exchange_of(r);
+    exchange_cut(x, why);
+    exchange_run(x);
+}
+
+static void app_gone(struct request *r)
+{
+    if (r->response.done)
+        return; /* the answer is complete and on its way: a half-closed client may read it */
+    request_cut(r);
+    app_cut(r, "the client left");
+}
+
+static const struct config *app_config(void *arg)
+{
+    const struct chain *c = arg;
+    return c->loop->generation ? c->loop->generation->config : c->fallback;
+}
+
+const struct http_app chain_app = { .open = app_open,
+                                    .close = app_close,
+                                    .head = app_head,
+                                    .body_piece = app_body_piece,
+                                    .body_in = app_run,
+                                    .body_broken = app_body_broken,
+                                    .sent = app_run,
+                                    .over = app_over,
+                                    .cut = app_cut,
+                                    .gone = app_gone,
+                                    .config = app_config };
