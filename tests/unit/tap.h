@@ -75,7 +75,7 @@ static inline bool tap_is_str(const char *got, const char *want, const char *fil
 {
     char text[2048];
     bool same = got == want || (got != NULL && want != NULL && strcmp(got, want) == 0);
-    snprintf(text, sizeof text, "%s:\n#      got: %s\n# expected: %s", what,
+    snprintf(text, sizeof text, "%.200s:\n#      got: %.900s\n# expected: %.900s", what,
              got != NULL ? got : "(null)", want != NULL ? want : "(null)");
     return tap_check(same, file, line, text);
 }
