@@ -40,15 +40,10 @@ extern "C" {
 /*
  * The smallest minor of a server that may load this plugin. Define it on the command line
  * (-DGRAFT_NEEDS=n) to ask for less than GRAFT_MINOR: wrappers newer than n are then not declared.
+ * Asking for more is possible, and then every server that is older refuses the plugin.
  */
 #ifndef GRAFT_NEEDS
 #define GRAFT_NEEDS GRAFT_MINOR
-#endif
-
-#ifdef __cplusplus
-static_assert(GRAFT_NEEDS <= GRAFT_MINOR, "GRAFT_NEEDS asks for more than this graft.h declares");
-#else
-_Static_assert(GRAFT_NEEDS <= GRAFT_MINOR, "GRAFT_NEEDS asks for more than this graft.h declares");
 #endif
 
 /*
