@@ -131,11 +131,16 @@ static void app_head(struct request *r)
     reset(x);
     list_add_tail(&c->live, &x->node);
     COUNTER_ADD(c->loop->stats.in_flight, 1);
+    ch.status = 503;
+    ch.pattern = NULL;
     ch.nlinks = 0;
     ch.match.endpoint = NULL;
-    generation_find(g, &r->head, &r->target, &ch);
+    if (g != NULL)
+        generation_find(g, &r->head, &r->target, &ch);
     if (take_chain(x, &ch) != 0)
         exchange_answer(x, 503, "no memory for the request's chain");
+    else if (g == NULL) /* a drain before the first generation empties the listeners */
+        exchange_answer(x, 503, "nothing is loaded yet");
     else if (ch.status != 200)
         note_allow(x, g);
     exchange_run(x);
