@@ -30,6 +30,10 @@
 static const char rig_source[] =
     "#define _GNU_SOURCE\n#include <graft/graft.h>\n#include <fcntl.h>\n#include <pthread.h>\n"
     "#include <stdio.h>\n#include <string.h>\n#include <unistd.h>\n"
+    "#ifdef CONSTRUCT\nextern char *program_invocation_short_name;\n"
+    "__attribute__((constructor)) static void construct(void)\n{\n"
+    "    if (!strstr(program_invocation_short_name, \"probe\"))\n"
+    "        while (access(CONSTRUCT, F_OK) != 0) usleep(2000);\n}\n#endif\n"
     "static const char tag[] = \"TAG=00000000\";\n"
     "static int step(graft_self *s, const char *what)\n{\n"
     "    const char *path = graft_config_str(s, \"trace\", \"\");\n"
@@ -107,9 +111,12 @@ static void rig_on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what, (void)arg;
 }
 
+static _Atomic int rig_cuts;
+
 static void rig_cut(struct version *v, struct loop *l)
 {
     (void)v, (void)l;
+    rig_cuts++;
 }
 
 /* The rig's paths stand in for @DIR@, @TRACE@ and @UNTIL@. */

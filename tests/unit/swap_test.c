@@ -269,6 +269,59 @@ TEST(fini_hangs)
     end_hangs("fini");
 }
 
+TEST(a_hang_in_dlopen_refuses_later_swaps)
+{
+    struct rig_so one, two;
+    char flags[512];
+    open_with_one("{\"plugin_dir\":\"@DIR@\",\"timeouts_ms\":{\"load\":1500}}", &one);
+    snprintf(flags, sizeof flags, "-DCONSTRUCT='\"%s\"'", rig->until);
+    two = rig_build("two", flags);
+    rig_put(&two, "two.so", 1);
+    ok(!rig_reload());
+    ok(rig_says(rig->error, "dlopen has not returned within"));
+    rig_put(&one, "one.so", 2);
+    ok(!rig_reload());
+    ok(rig_says(rig->reason, "plugin \"two\""));
+    ok(rig_says(rig->reason, "holds the C library's loader lock"));
+    ok(rig_version("one", VERSION_ACTIVE) != NULL);
+    rig_release_hang();
+    rig_until(rig_versions() == 1);
+    ok(rig_reload());
+    is(rig->nchanged, 1);
+    rig_close();
+}
+
+TEST(timeouts_retire_cuts)
+{
+    struct rig_so one;
+    struct pinning p;
+    open_with_one("{\"plugin_dir\":\"@DIR@\",\"timeouts_ms\":{\"retire\":100}}", &one);
+    struct version *v = rig_version("one", VERSION_ACTIVE);
+    pin(&p, v, 1, false);
+    rig_put(&one, "one.so", 2);
+    ok(rig_reload());
+    is(rig_cuts, 0);
+    rig_until(rig_cuts == RIG_WORKERS && v->cuts == 0);
+    ok(v->cells[1].cutting);
+    is(v->state, VERSION_COOLING); /* never the code beneath it */
+    pin(&p, v, 1, true);
+    rig_until(rig_versions() == 1);
+    rig_close();
+}
+
+TEST(init_fails_and_leaves_a_thread)
+{
+    struct rig_so one, two;
+    open_with_one("{\"plugin_dir\":\"@DIR@\",\"plugins\":{\"two\":{\"config\":{"
+                  "\"fail\":\"init\",\"thread\":true}}}}",
+                  &one);
+    two = rig_build("two", "");
+    rig_put(&two, "two.so", 1);
+    ok(!rig_reload());
+    rig_until(rig_version("two", VERSION_STUCK) != NULL);
+    rig_close();
+}
+
 TEST(thread_outlives_fini)
 {
     struct rig_so one;
