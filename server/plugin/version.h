@@ -36,7 +36,7 @@ enum version_state {
 const char *version_state_name(enum version_state s);
 
 /* Latency buckets: four to each power of two of microseconds; the last takes all that is longer
-   (about 134 s). */
+   (about 235 s). */
 #define LATENCY_BUCKETS 108
 unsigned latency_bucket(uint64_t us);
 uint64_t latency_bound_us(unsigned bucket); /* its upper bound, inclusive */
