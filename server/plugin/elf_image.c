@@ -389,6 +389,11 @@ static int damaged(struct err *err, const char *what)
     return err_set(err, "damaged: %s points outside of the file: build it again", what);
 }
 
+static int unreadable(struct err *err, const char *what)
+{
+    return err_set(err, "libelf cannot read %s: %s: build it again", what, elf_errmsg(-1));
+}
+
 /* The first PT_DYNAMIC, up to DT_NULL. */
 static int open_dynamic(struct elf_image *img, struct entries *e, struct err *err)
 {
@@ -401,11 +406,12 @@ static int open_dynamic(struct elf_image *img, struct entries *e, struct err *er
         return err_set(err,
                        "no dynamic section: expected a shared object: link it with cc -shared");
     img->ndynamic = (size_t)(ph.p_filesz / sizeof(ElfW(Dyn)));
-    if (img->ndynamic > 0)
-        img->dynamic = elf_getdata_rawchunk(img->elf, (int64_t)ph.p_offset,
-                                            img->ndynamic * sizeof(ElfW(Dyn)), ELF_T_DYN);
+    if (img->ndynamic == 0)
+        return err_set(err, "an empty dynamic section: damaged: build it again");
+    img->dynamic = elf_getdata_rawchunk(img->elf, (int64_t)ph.p_offset,
+                                        img->ndynamic * sizeof(ElfW(Dyn)), ELF_T_DYN);
     if (img->dynamic == NULL)
-        return damaged(err, "its dynamic section");
+        return unreadable(err, "its dynamic section");
     for (i = 0; elf_image_dynamic(img, i, &d) && d.d_tag != DT_NULL; i++)
         note_entry(img, e, &d);
     img->ndynamic = i;
@@ -448,7 +454,7 @@ static int open_symbols(struct elf_image *img, const struct entries *e, struct e
     img->symbols =
         elf_getdata_rawchunk(img->elf, (int64_t)at, (size_t)count * sizeof(ElfW(Sym)), ELF_T_SYM);
     if (img->symbols == NULL)
-        return damaged(err, "its dynamic symbol table");
+        return unreadable(err, "its dynamic symbol table");
     img->nsymbols = (size_t)count;
     return 0;
 }

@@ -232,7 +232,7 @@ static void drain_pipe(struct run *run)
 {
     while (run->pipe >= 0 && !run->garbage && run->payload == NULL) {
         if (buf_reserve(&run->in, 16384) != 0) {
-            run->garbage = true;
+            run->no_memory = true;
             return;
         }
         ssize_t n = read(run->pipe, run->in.data + run->in.len, 16384);
@@ -283,7 +283,7 @@ static void listen_to_child(struct run *run)
         look_at_child(run); /* first: what it wrote before it ended is then in the pipe */
         drain_pipe(run);
         int ms = time_left(run);
-        if (run->payload != NULL || run->garbage || run->ended || ms == 0)
+        if (run->payload != NULL || run->garbage || run->no_memory || run->ended || ms == 0)
             return;
         struct pollfd fds[2] = { { .fd = run->pipe, .events = POLLIN },
                                  { .fd = run->pidfd, .events = POLLIN } };
@@ -391,6 +391,8 @@ static int judge_refusal(const struct run *run, struct err *err)
 static int judge(const struct probe *probe, const struct run *run, struct descriptor *out,
                  struct err *err)
 {
+    if (run->no_memory)
+        return err_set(err, "out of memory while graft-probe reported");
     if (run->garbage)
         return err_set(err, "graft-probe's report makes no sense: does a constructor write to "
                             "descriptors that it did not open?");

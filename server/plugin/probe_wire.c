@@ -46,6 +46,7 @@ int descriptor_encode(const struct descriptor *d, struct buf *out)
 struct reader {
     const char *at;
     size_t left;
+    bool no_memory;
 };
 
 static int get(struct reader *r, void *to, size_t len)
@@ -69,8 +70,10 @@ static int get_text(struct reader *r, size_t max, bool absent, char **out)
     if (len > max || len > r->left || memchr(r->at, '\0', len) != NULL)
         return -1;
     *out = malloc((size_t)len + 1);
-    if (*out == NULL)
+    if (*out == NULL) {
+        r->no_memory = true;
         return -1;
+    }
     (*out)[len] = '\0';
     return get(r, *out, len);
 }
@@ -104,8 +107,10 @@ static int get_all(struct reader *r, struct descriptor *out)
         return -1;
     if (f.route_count > 0) {
         out->routes = calloc(f.route_count, sizeof(*out->routes));
-        if (out->routes == NULL)
+        if (out->routes == NULL) {
+            r->no_memory = true;
             return -1;
+        }
         out->route_count = f.route_count;
     }
     for (uint32_t i = 0; i < f.route_count; i++)
@@ -116,10 +121,12 @@ static int get_all(struct reader *r, struct descriptor *out)
 
 int descriptor_decode(const void *data, size_t len, struct descriptor *out, struct err *err)
 {
-    struct reader r = { data, len };
+    struct reader r = { data, len, false };
     memset(out, 0, sizeof(*out));
     int rc = get_all(&r, out);
-    if (rc != 0)
+    if (r.no_memory)
+        err_set(err, "out of memory while its descriptor was read");
+    else if (rc != 0)
         err_set(err, "graft-probe reported a descriptor that cannot be read: does its constructor "
                      "write to descriptors that it did not open?");
     else
