@@ -91,7 +91,8 @@ struct run {
     enum probe_frame_type phase; /* the last frame; 0 before the first */
     const char *payload;         /* of FAILED or DONE, in `in` */
     size_t payload_len;
-    bool garbage;  /* what came makes no sense */
+    bool garbage; /* what came makes no sense */
+    bool no_memory;
     bool ended;    /* the child ended by itself; `how` says how */
     siginfo_t how; /* si_pid 0: somebody else has reaped it */
 };
