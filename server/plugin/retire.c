@@ -17,7 +17,7 @@
 static struct loader *loader;
 static struct event_base *base;
 static struct retire_hooks hooks;
-static unsigned timeout_ms;
+static unsigned timeout_ms, callback_ms;
 
 void retire_init(struct loader *l, struct event_base *b, const struct retire_hooks *h)
 {
@@ -26,9 +26,10 @@ void retire_init(struct loader *l, struct event_base *b, const struct retire_hoo
     hooks = *h;
 }
 
-void retire_timeout(unsigned ms)
+void retire_timeouts(unsigned retire_ms, unsigned load_ms)
 {
-    timeout_ms = ms;
+    timeout_ms = retire_ms;
+    callback_ms = load_ms;
 }
 
 const char *retire_waits_for(const struct version *v)
@@ -153,13 +154,76 @@ static void cut_done(struct version *v)
         gone(v);
 }
 
+static void arm(struct event *timer, unsigned ms)
+{
+    struct timeval tv = { .tv_sec = ms / 1000u, .tv_usec = (suseconds_t)(ms % 1000u) * 1000 };
+    if (timer == NULL || event_add(timer, &tv) != 0)
+        log_msg(LOG_ERROR, "cooling", "out of memory: a version cools without a deadline");
+}
+
+/* A worker stands in its worker_init or worker_fini for too long. */
+static bool overdue(const struct version *v, struct err *why)
+{
+    for (unsigned i = 0; i < v->ncells; i++) {
+        struct loop *l = v->cells[i].loop;
+        const struct version *in = __atomic_load_n(&l->doing.version, __ATOMIC_ACQUIRE);
+        const char *callback = __atomic_load_n(&l->doing.callback, __ATOMIC_RELAXED);
+        uint64_t since = __atomic_load_n(&l->doing.since_us, __ATOMIC_RELAXED), now = clock_us();
+        if (in != v || callback == NULL || strncmp(callback, "worker_", 7) != 0 ||
+            now < since + (uint64_t)callback_ms * 1000u)
+            continue;
+        err_set(why,
+                "%s has not returned within %llu ms on worker %u, which serves nothing until "
+                "it does",
+                callback, (unsigned long long)((now - since) / 1000u), l->number);
+        return true;
+    }
+    return false;
+}
+
+static void look(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct version *v = arg;
+    struct err why;
+    CHECK(v, VERSION_MAGIC);
+    if (!overdue(v, &why)) {
+        arm(v->lookout, callback_ms / 4 + 1);
+        return;
+    }
+    v->hung = true;
+    version_reason_set(v, why.text);
+    stuck(v);
+}
+
+static void came_back(struct version *v)
+{
+    if (!v->hung)
+        return;
+    v->hung = false;
+    v->state = v->cooling_us != 0 ? VERSION_COOLING : VERSION_FAILED;
+}
+
+static void released(struct version *v)
+{
+    if (v->lookout != NULL)
+        event_free(v->lookout);
+    v->lookout = NULL;
+    came_back(v);
+    step_fini(v);
+}
+
 static void step_release(struct version *v)
 {
     v->retire_step = RETIRE_RELEASE;
-    if (v->met)
-        adopt_release(v, step_fini);
-    else
+    if (!v->met) {
         step_fini(v);
+        return;
+    }
+    v->lookout = evtimer_new(base, look, v);
+    arm(v->lookout, callback_ms / 4 + 1);
+    adopt_release(v, released);
 }
 
 /* ---- Cool ------------------------------------------------------------------------------------ */
@@ -178,10 +242,7 @@ static void cool_done(struct job *job)
 {
     ON_CONTROL();
     struct version *v = container_of(job, struct version, job);
-    if (job->late) {
-        v->hung = false;
-        v->state = v->cooling_us != 0 ? VERSION_COOLING : VERSION_FAILED;
-    }
+    came_back(v);
     cooled(v);
 }
 
@@ -205,14 +266,10 @@ static void past_deadline(evutil_socket_t fd, short what, void *arg)
 
 static void set_deadline(struct version *v)
 {
-    struct timeval tv = { .tv_sec = timeout_ms / 1000u,
-                          .tv_usec = (suseconds_t)(timeout_ms % 1000u) * 1000 };
     if (timeout_ms == 0)
         return;
     v->deadline = evtimer_new(base, past_deadline, v);
-    if (v->deadline == NULL || event_add(v->deadline, &tv) != 0)
-        log_msg(LOG_ERROR, "cooling", "out of memory: %s %s cools without a deadline", v->plugin,
-                v->id);
+    arm(v->deadline, timeout_ms);
 }
 
 static void log_cooling(const struct version *v)

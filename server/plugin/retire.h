@@ -23,7 +23,9 @@ struct retire_hooks {
 };
 void retire_init(struct loader *loader, struct event_base *base, const struct retire_hooks *hooks);
 
-void retire_timeout(unsigned ms); /* timeouts_ms.retire, for those that begin to cool from now on */
+/* timeouts_ms.retire, for those that begin to cool from now on; timeouts_ms.load, after which a
+   worker_init or worker_fini that has not returned makes its version stuck. */
+void retire_timeouts(unsigned retire_ms, unsigned load_ms);
 
 /* Begins. A version whose callback has not returned (v->hung) comes here when it has. */
 void retire_begin(struct version *v);

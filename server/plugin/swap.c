@@ -348,7 +348,7 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
     every_init(deps->base, deps->inbox, deps->pool);
     retire_init(s->loader, deps->base,
                 &(struct retire_hooks){ version_cooled, version_stuck, version_gone, s });
-    retire_timeout(s->config->timeouts_ms.retire);
+    retire_timeouts(s->config->timeouts_ms.retire, s->config->timeouts_ms.load);
     *out = s;
     return 0;
 }

@@ -336,7 +336,7 @@ static void install_config(struct swap *s, const struct generation *g)
         s->config = r->want.config;
         r->want.config = NULL;
         loader_timeout(s->loader, s->config->timeouts_ms.load);
-        retire_timeout(s->config->timeouts_ms.retire);
+        retire_timeouts(s->config->timeouts_ms.retire, s->config->timeouts_ms.load);
         if (s->deps.configured != NULL)
             s->deps.configured(s->deps.arg, s->config);
         watch_refresh(s->watch);

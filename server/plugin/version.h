@@ -131,6 +131,7 @@ struct version {
     uint64_t absent_us;
     char *reason;           /* failed or stuck: why */
     struct event *deadline; /* timeouts_ms.retire; NULL: none */
+    struct event *lookout;  /* while workers let go: does a callback hang? */
     struct list every;      /* graft_every registrations (plugin/every.h) */
     unsigned every_running; /* of them on the pool now */
     bool every_on;          /* they may run */

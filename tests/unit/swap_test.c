@@ -322,6 +322,40 @@ TEST(init_fails_and_leaves_a_thread)
     rig_close();
 }
 
+TEST(worker_fini_hangs)
+{
+    struct rig_so one, two;
+    open_with_one(second("hang", "worker_fini"), &one);
+    two = rig_build("two", "");
+    rig_put(&two, "two.so", 7);
+    ok(rig_reload());
+    rig_put(&two, "two.so", 8);
+    ok(rig_reload()); /* the swap stands */
+    rig_until(rig_version("two", VERSION_STUCK) != NULL);
+    ok(rig_says(rig_version("two", VERSION_STUCK)->reason, "worker_fini has not returned"));
+    rig_put(&one, "one.so", 2);
+    ok(!rig_reload()); /* no worker is left that could */
+    ok(rig_says(rig->reason, "stands in worker_fini of plugin \"two\""));
+    rig_release_hang();
+    rig_until(rig_versions() == 2);
+    rig_close();
+}
+
+TEST(worker_init_hangs)
+{
+    struct rig_so one, two;
+    open_with_one(second("hang", "worker_init"), &one);
+    two = rig_build("two", "");
+    rig_put(&two, "two.so", 7);
+    ok(!rig_reload());
+    ok(rig_says(rig->reason, "stands in worker_init of plugin \"two\""));
+    rig_until(rig_version("two", VERSION_STUCK) != NULL);
+    rig_release_hang();
+    rig_until(rig_versions() == 1);
+    ok(rig_says(rig_trace(), "two 00000007 fini"));
+    rig_close();
+}
+
 TEST(thread_outlives_fini)
 {
     struct rig_so one;
