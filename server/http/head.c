@@ -240,6 +240,30 @@ static int run(struct head_parser *p, struct head_verdict *v)
     return refuse(v, 400, "the parser and the guard do not agree about this head");
 }
 
+/* htparser takes a tab before a Content-Length for a part of the number. Once: more of these fields
+   are refused anyway. */
+static bool blank_tabs(struct head_parser *p)
+{
+    size_t at = p->cursor;
+    if (p->key.len != 14 || htparser_get_error(p->htp) != htparse_error_too_big)
+        return false;
+    bool tabs = false;
+    for (; at < p->len && (p->copy[at] == ' ' || p->copy[at] == '\t'); at++) {
+        tabs |= p->copy[at] == '\t';
+        ((char *)p->copy)[at] = ' ';
+    }
+    return tabs;
+}
+
+static void start_over(struct head_parser *p, size_t cursor)
+{
+    p->cursor = cursor;
+    p->nfields = p->line_tokens = 0;
+    p->key = (struct str){ NULL, 0 };
+    p->whole = p->no_memory = p->close = p->keep_alive = false;
+    memset(p->seen, 0, sizeof p->seen);
+}
+
 static int tokenize(struct head_parser *p, struct arena *a, const char *data, size_t len,
                     struct head *out, struct head_verdict *v)
 {
@@ -248,10 +272,7 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
         return refuse(v, 500, "no memory for a request head");
     memcpy((char *)p->copy, data, len);
     p->len = len;
-    p->nfields = p->line_tokens = 0;
-    p->key = (struct str){ NULL, 0 };
-    p->whole = p->no_memory = p->close = p->keep_alive = false;
-    memset(p->seen, 0, sizeof p->seen);
+    start_over(p, 0);
     if (!split_request_line(p, out))
         return refuse(v, 400, "a head that has not passed the guard");
 
@@ -260,7 +281,13 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
         return refuse(v, 501, "a method that is not registered");
     out->method = method_names[out->method_id];
     p->verbatim = htparser_takes(p->line_method, p->line_target);
-    if (run(p, v))
+    size_t fields_at = p->cursor;
+    int failed = run(p, v);
+    if (failed && blank_tabs(p)) {
+        start_over(p, fields_at);
+        failed = run(p, v);
+    }
+    if (failed)
         return -1;
 
     out->nheaders = p->nfields;

@@ -13,16 +13,17 @@
 #define ONE_SEND_MAX 4096u /* head and body composed together up to this size */
 #define SMALL_BODY   4096u
 
-static void date_refresh(struct http *h)
+const char *http_date(struct http *h)
 {
     uint64_t second = h->now_us / 1000000u;
     if (second == h->date_s && h->date_line[0])
-        return;
+        return h->date_line;
     h->date_s = second;
     struct tm tm;
     time_t now = time(NULL);
     gmtime_r(&now, &tm);
     strftime(h->date_line, sizeof h->date_line, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+    return h->date_line;
 }
 
 #define DATE_LEN 37u /* "Date: Sun, 22 Nov 2026 18:00:00 GMT\r\n" */
@@ -105,8 +106,7 @@ static char *put_head(char *at, const struct request *r, bool final)
     if (server)
         at = put(at, h->server_line, h->server_len);
     if (date) {
-        date_refresh(h);
-        at = put(at, h->date_line, DATE_LEN);
+        at = put(at, http_date(h), DATE_LEN);
     }
     at = put_framing(at, r, final);
     if (!keeps_alive(r))

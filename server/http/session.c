@@ -2,6 +2,7 @@
 #include "http/session.h"
 #include "http/session_private.h"
 
+#include "base/escape.h"
 #include "base/log.h"
 #include "http/field.h"
 #include "http/status.h"
@@ -137,26 +138,44 @@ static void log_refused(struct session *s, unsigned status, const char *why)
     log_end(&l);
 }
 
-/* What has no request gets a plain answer, and the connection ends. */
-static void refuse(struct session *s, unsigned status, const char *why)
+/* Does the refused head begin like one whose answer has no body? */
+static bool asks_head(struct str in)
+{
+    while (in.len >= 2 && in.ptr[0] == '\r' && in.ptr[1] == '\n') {
+        in.ptr += 2;
+        in.len -= 2;
+    }
+    return in.len >= 5 && memcmp(in.ptr, "HEAD ", 5) == 0;
+}
+
+static size_t problem(char *body, size_t room, unsigned status, const char *why)
+{
+    char detail[160];
+    size_t used, len = escape(detail, sizeof detail, str_of(why), ESCAPE_STRING, &used);
+    const char *reason = status_reason(status);
+    int n = snprintf(body, room, "{\"title\":\"%s\",\"status\":%u,\"detail\":\"%.*s\"}\n",
+                     reason ? reason : "", status, (int)len, detail);
+    return n > 0 && (size_t)n < room ? (size_t)n : 0;
+}
+
+/* What has no request gets a plain answer, and the connection ends. `in` is what it began with. */
+static void refuse(struct session *s, unsigned status, const char *why, struct str in)
 {
     struct http *h = s->http;
+    bool bodyless = asks_head(in);
     COUNTER_ADD(h->conns.loop->stats.refused, 1);
     COUNTER_ADD(h->conns.loop->stats.responses[status / 100], 1);
     log_refused(s, status, why);
-    char body[256], head[512];
+    char body[320], head[512];
     const char *reason = status_reason(status);
-    int blen = snprintf(body, sizeof body, "{\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\"}\n",
-                        reason ? reason : "", status, why);
-    if (blen < 0 || (size_t)blen >= sizeof body)
-        blen = snprintf(body, sizeof body, "{\"status\":%u}\n", status);
+    size_t blen = problem(body, sizeof body, status, why);
     int hlen = snprintf(head, sizeof head,
-                        "HTTP/1.1 %u %s\r\n%sContent-Type: application/problem+json\r\n"
-                        "Content-Length: %d\r\nConnection: close\r\n\r\n",
-                        status, reason ? reason : "", h->server_line, blen);
+                        "HTTP/1.1 %u %s\r\n%s%sContent-Type: application/problem+json\r\n"
+                        "Content-Length: %zu\r\nConnection: close\r\n\r\n",
+                        status, reason ? reason : "", h->server_line, http_date(h), blen);
     if (hlen > 0 && (size_t)hlen < sizeof head &&
         out_copy(&s->conn.out, NULL, head, (size_t)hlen) == 0 &&
-        out_copy(&s->conn.out, NULL, body, (size_t)blen) == 0)
+        (bodyless || blen == 0 || out_copy(&s->conn.out, NULL, body, blen) == 0))
         conn_linger(&s->conn, LINGER_MS);
     else
         conn_close(&s->conn, false, true);
@@ -274,6 +293,9 @@ static void body_chunked(struct session *s, struct request *r)
     consume(s, used);
     if (res == CHUNKED_BAD) {
         body_broken(r, r->chunked.status, r->chunked.why);
+    } else if (r->body_mode == BODY_BUFFERED && !r->body_discard &&
+               r->chunked.left > r->http->limits.body_bytes) {
+        body_broken(r, 413, "a chunk is larger than limits.body_bytes"); /* no need to wait for it */
     } else if (res == CHUNKED_END) {
         body_done(s, r);
     } else if (res == CHUNKED_DATA) {
@@ -377,16 +399,14 @@ static void begin(struct session *s, struct str head)
     struct http *h = s->http;
     struct request *r = h->app->open(h->arg);
     if (!r) {
-        consume(s, head.len);
-        refuse(s, 503, "no memory for the request");
+        refuse(s, 503, "no memory for the request", head);
         return;
     }
     struct head_verdict v = { 0 };
     if (head_parse(h->parser, &r->arena, head.ptr, head.len, &r->head, &v) != 0 ||
         target_parse(&r->arena, r->head.target, &r->target, &v) != 0) {
         h->app->close(h->arg, r);
-        consume(s, head.len);
-        refuse(s, v.status, v.why);
+        refuse(s, v.status, v.why, head);
         return;
     }
     consume(s, head.len);
@@ -413,7 +433,7 @@ static bool next_head(struct session *s)
     case GUARD_MORE:
         return false;
     case GUARD_BAD:
-        refuse(s, v.status, v.why);
+        refuse(s, v.status, v.why, in);
         return false;
     case GUARD_HEAD:
         break;
@@ -565,7 +585,7 @@ static void on_timeout(struct conn *c, enum conn_timeout which)
         if (body_awaited(s->request)) /* else it is what was left of the idle deadline */
             body_broken(s->request, 408, "the body did not come within timeouts_ms.body");
     } else if (s->in_head)
-        refuse(s, 408, "the head did not come within timeouts_ms.head");
+        refuse(s, 408, "the head did not come within timeouts_ms.head", view(s));
     else
         conn_close(c, false, true);
 }

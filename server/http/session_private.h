@@ -13,4 +13,7 @@ bool session_sent(struct session *s, struct request *r);
 /* The connection failed while the layer above was calling: closed, and its request let go of. */
 void session_fail(struct session *s);
 
+/* The Date line of this second, with its CRLF. */
+const char *http_date(struct http *h);
+
 #endif
