@@ -295,7 +295,8 @@ static void body_chunked(struct session *s, struct request *r)
         body_broken(r, r->chunked.status, r->chunked.why);
     } else if (r->body_mode == BODY_BUFFERED && !r->body_discard &&
                r->chunked.left > r->http->limits.body_bytes) {
-        body_broken(r, 413, "a chunk is larger than limits.body_bytes"); /* no need to wait for it */
+        /* its bytes need not be waited for */
+        body_broken(r, 413, "a chunk is larger than limits.body_bytes");
     } else if (res == CHUNKED_END) {
         body_done(s, r);
     } else if (res == CHUNKED_DATA) {

@@ -56,7 +56,7 @@ def wrong(one, to, pause):
             if answer.status < 500 and not re.fullmatch(DATE, answer.header("Date") or ""):
                 return f"{answer.status} with Date: {answer.header('Date')}"
             if answer.header("Content-Type") == "application/problem+json" and answer.body:
-                if answer.json["status"] != answer.status:
+                if answer.json()["status"] != answer.status:
                     return f"{answer.status} says {answer.body!r}"
         return wrong_end(conn, one, last)
 
