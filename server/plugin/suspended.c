@@ -3,16 +3,16 @@
 
 #include <stdio.h>
 
-/* A seqlock with one writer: `seq` is odd while it writes. */
+/* A seqlock with one writer: `seq` is odd while it writes. Each store of the data is a release, so
+   that none is seen before the odd number. */
 static void publish(struct version_cell *cell, const struct exchange *x)
 {
     struct version_oldest *o = &cell->oldest;
     uint32_t seq = __atomic_load_n(&o->seq, __ATOMIC_RELAXED);
     __atomic_store_n(&o->seq, seq + 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    __atomic_store_n(&o->start_us, x ? x->request.start_us : 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&o->route, x ? x->pattern : NULL, __ATOMIC_RELAXED);
-    __atomic_store_n(&o->waits_for, x ? x->waits_for : NULL, __ATOMIC_RELAXED);
+    __atomic_store_n(&o->start_us, x ? x->request.start_us : 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&o->route, x ? x->pattern : NULL, __ATOMIC_RELEASE);
+    __atomic_store_n(&o->waits_for, x ? x->waits_for : NULL, __ATOMIC_RELEASE);
     __atomic_store_n(&o->seq, seq + 2, __ATOMIC_RELEASE);
 }
 
