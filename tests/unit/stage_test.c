@@ -2,7 +2,6 @@
 #include "plugin/stage.h"
 #include "so.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <sys/file.h>
@@ -23,8 +22,17 @@ static bool failing(void)
     return fail_at > 0 && --fail_at == 0;
 }
 
+/* What happens to the source while it is copied. */
+static const char *finish_path; /* finished when it is opened for the second time */
+static unsigned opens;
+static int touch_fd = -1; /* written to at each write of the copy */
+
+static const unsigned char *tiny_elf(void);
+
 int openat(int dir, const char *path, int flags, ...)
 {
+    if (finish_path != NULL && strcmp(path, finish_path) == 0 && ++opens == 2)
+        so_write(path, tiny_elf(), 256);
     va_list ap;
     va_start(ap, flags);
     mode_t mode = (flags & O_CREAT) != 0 ? va_arg(ap, mode_t) : 0;
@@ -38,6 +46,9 @@ int openat(int dir, const char *path, int flags, ...)
 
 ssize_t write(int fd, const void *data, size_t len)
 {
+    static time_t when = 1000;
+    if (touch_fd >= 0 && pwrite(touch_fd, "x", 1, 4000) == 1) /* its time might not tick so soon */
+        futimens(touch_fd, (struct timespec[2]){ { .tv_sec = ++when }, { .tv_sec = when } });
     if (failing()) {
         errno = fail_with;
         return -1;
@@ -521,56 +532,31 @@ TEST(incomplete_files_are_tried_again_and_then_named)
     stage_close(stage);
 }
 
-static void *finish_later(void *path)
-{
-    usleep(150000);
-    so_write(path, tiny_elf(), 256);
-    return NULL;
-}
-
 TEST(a_file_that_is_finished_meanwhile_is_taken)
 {
     struct stage *stage = opened(so_path("stage"));
     struct staged s;
-    pthread_t thread;
-    char path[512];
-    snprintf(path, sizeof path, "%s", so_path("slow.so"));
-    so_write(path, tiny_elf(), 30);
-    must(pthread_create(&thread, NULL, finish_later, path) == 0);
-    is(stage_copy(stage, AT_FDCWD, path, &s, &err), STAGE_OK);
+    finish_path = so_path("slow.so");
+    so_write(finish_path, tiny_elf(), 30);
+    is(stage_copy(stage, AT_FDCWD, finish_path, &s, &err), STAGE_OK);
     is(s.size, 256);
-    pthread_join(thread, NULL);
+    is(opens, 2);
     stage_close(stage);
-}
-
-static _Atomic bool stop_writing;
-
-static void *write_on(void *arg)
-{
-    int fd = *(int *)arg;
-    unsigned char byte = 0;
-    while (!stop_writing) {
-        byte++;
-        pwrite(fd, &byte, 1, 4000);
-    }
-    return NULL;
 }
 
 TEST(a_file_that_is_written_all_the_time_is_incomplete)
 {
     struct stage *stage = opened(so_path("stage"));
     struct staged s;
-    pthread_t thread;
-    static unsigned char data[8 << 20];
+    static unsigned char data[300000];
     memcpy(data, tiny_elf(), 256);
     so_write(so_path("busy.so"), data, sizeof data);
-    int fd = open(so_path("busy.so"), O_RDWR | O_CLOEXEC);
-    must(fd >= 0 && pthread_create(&thread, NULL, write_on, &fd) == 0);
+    touch_fd = open(so_path("busy.so"), O_RDWR | O_CLOEXEC);
+    must(touch_fd >= 0);
     is(stage_copy(stage, AT_FDCWD, so_path("busy.so"), &s, &err), STAGE_INCOMPLETE);
     ok(says(err.text, "incomplete: it is still being written"));
-    stop_writing = true;
-    pthread_join(thread, NULL);
-    close(fd);
+    close(touch_fd);
+    touch_fd = -1;
     is(count_below(stage_path(stage)), 1);
     stage_close(stage);
 }
