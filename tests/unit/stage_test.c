@@ -46,9 +46,11 @@ int openat(int dir, const char *path, int flags, ...)
 
 ssize_t write(int fd, const void *data, size_t len)
 {
-    static time_t when = 1000;
-    if (touch_fd >= 0 && pwrite(touch_fd, "x", 1, 4000) == 1) /* its time might not tick so soon */
-        futimens(touch_fd, (struct timespec[2]){ { .tv_sec = ++when }, { .tv_sec = when } });
+    static struct timespec times[2] = { { .tv_sec = 1000 }, { .tv_sec = 1000 } };
+    if (touch_fd >= 0 && pwrite(touch_fd, "x", 1, 4000) == 1) {
+        times[1].tv_sec++; /* the clock of files might not tick so soon */
+        futimens(touch_fd, times);
+    }
     if (failing()) {
         errno = fail_with;
         return -1;
