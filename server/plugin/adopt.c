@@ -314,9 +314,9 @@ void adoption_blame(const struct adoption *a, unsigned timeout_ms, struct err *e
         else
             err_set(err,
                     "worker %u has not answered within %u ms: it stands in %s of plugin \"%s\" "
-                    "(%s), route %s, for %llu ms; handlers must not block: use graft_offload",
+                    "(%s)%s%s for %llu ms; what runs on a worker must not block: use graft_offload",
                     l->number, timeout_ms, callback != NULL ? callback : "a callback", v->plugin,
-                    v->id, route != NULL ? route : "none",
+                    v->id, route != NULL ? ", route " : "", route != NULL ? route : "",
                     (unsigned long long)((now > since ? now - since : 0) / 1000u));
         return;
     }

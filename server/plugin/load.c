@@ -299,6 +299,14 @@ static int unmap(struct version *v, struct job *job)
     return in_time ? 0 : err_set(&job->err, "dlclose returned too late");
 }
 
+static void unload(struct version *v, struct job *job)
+{
+    if (unmap(v, job) != 0)
+        fail(job, "dlclose");
+    if (v->unmapped)
+        stage_remove(stage, &v->staged);
+}
+
 static void fini_work(struct job *job)
 {
     ON_LOADER();
@@ -307,10 +315,14 @@ static void fini_work(struct job *job)
         return;
     if (threads_gone(v, job) != 0)
         fail(job, "fini");
-    else if (unmap(v, job) != 0)
-        fail(job, "dlclose");
-    if (v->unmapped)
-        stage_remove(stage, &v->staged);
+    else if (v->dl == NULL)
+        unload(v, job); /* nothing to close: need not wait for a hanging dlopen */
+}
+
+static void unload_work(struct job *job)
+{
+    ON_LOADER();
+    unload(version_of_job(job), job);
 }
 
 /* ---- Jobs ------------------------------------------------------------------------------------ */
@@ -345,5 +357,11 @@ void load_cool_job(struct version *v, void (*done)(struct job *),
 void load_fini_job(struct version *v, void (*done)(struct job *),
                    void (*hung)(struct job *, const char *, uint64_t))
 {
-    prepare(v, fini_work, done, hung, true);
+    prepare(v, fini_work, done, hung, false);
+}
+
+void load_unload_job(struct version *v, void (*done)(struct job *),
+                     void (*hung)(struct job *, const char *, uint64_t))
+{
+    prepare(v, unload_work, done, hung, true);
 }

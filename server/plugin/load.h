@@ -22,10 +22,15 @@ void load_start_job(struct version *v, void (*done)(struct job *),
 /* cool */
 void load_cool_job(struct version *v, void (*done)(struct job *),
                    void (*hung)(struct job *, const char *, uint64_t));
-/* fini where init returned 0, dlclose, verify, remove the staged file. job->rc -1: it is stuck,
-   err says why. Late: submit it again, it goes on where it was. */
+/* fini where init returned 0; then no thread that it left may live. job->rc -1: it is stuck, err
+   says why. Nothing is left to do when v->dl is NULL afterwards, else load_unload_job. Late: submit
+   it again, it goes on where it was. */
 void load_fini_job(struct version *v, void (*done)(struct job *),
                    void (*hung)(struct job *, const char *, uint64_t));
+/* dlclose, verify, remove the staged file. rc -1 as above. Late: load_fini_job finds what is left.
+ */
+void load_unload_job(struct version *v, void (*done)(struct job *),
+                     void (*hung)(struct job *, const char *, uint64_t));
 
 /* Whether a file is mapped by the dynamic loader under that name. Any thread. */
 bool load_is_mapped(const char *path);

@@ -32,6 +32,13 @@ void retire_timeouts(unsigned retire_ms, unsigned load_ms)
     callback_ms = load_ms;
 }
 
+bool retire_can_end(const struct version *v)
+{
+    if (v->hung || v->retire_step == RETIRE_OVER)
+        return false;
+    return v->retire_step != RETIRE_UNLOAD || loader_blocked(loader) == NULL;
+}
+
 const char *retire_waits_for(const struct version *v)
 {
     static const char *const names[] = {
@@ -121,6 +128,14 @@ static void gone(struct version *v)
     version_free(&v);
 }
 
+static void came_back(struct version *v)
+{
+    if (!v->hung)
+        return;
+    v->hung = false;
+    v->state = v->cooling_us != 0 ? VERSION_COOLING : VERSION_FAILED;
+}
+
 static void step_fini(struct version *v);
 
 static void fini_done(struct job *job)
@@ -128,17 +143,21 @@ static void fini_done(struct job *job)
     ON_CONTROL();
     struct version *v = container_of(job, struct version, job);
     if (job->late) { /* the rest has not been done yet */
-        v->hung = false;
+        came_back(v);
         step_fini(v);
-        return;
+    } else if (job->rc == 0 && v->dl != NULL) {
+        v->retire_step = RETIRE_UNLOAD;
+        load_unload_job(v, fini_done, hung); /* v->dl is NULL then */
+        loader_submit(loader, &v->job);
+    } else {
+        v->retire_step = RETIRE_OVER;
+        if (v->unmapped) {
+            gone(v);
+            return;
+        }
+        version_reason_set(v, job->err.text);
+        stuck(v);
     }
-    v->retire_step = RETIRE_OVER;
-    if (v->unmapped) {
-        gone(v);
-        return;
-    }
-    version_reason_set(v, job->err.text);
-    stuck(v);
 }
 
 static void step_fini(struct version *v)
@@ -195,14 +214,6 @@ static void look(evutil_socket_t fd, short what, void *arg)
     v->hung = true;
     version_reason_set(v, why.text);
     stuck(v);
-}
-
-static void came_back(struct version *v)
-{
-    if (!v->hung)
-        return;
-    v->hung = false;
-    v->state = v->cooling_us != 0 ? VERSION_COOLING : VERSION_FAILED;
 }
 
 static void released(struct version *v)

@@ -38,6 +38,9 @@ void retire_abort(struct version *v); /* the same without a word */
 /* A callback of the version takes too long: for jobs that others submit. */
 void retire_hung(struct version *v, const char *callback, uint64_t elapsed_us);
 
+/* False: it is stuck, or waits behind a hanging dlopen; nobody can say for how long. */
+bool retire_can_end(const struct version *v);
+
 /* What it waits for, for people: "requests", "cool", ...; NULL when it is not on its way out. */
 const char *retire_waits_for(const struct version *v);
 

@@ -52,15 +52,9 @@ void swap_drain_cooling(struct swap *s)
         __atomic_store_n(&list_entry(it, struct version, node)->cooling, 1, __ATOMIC_RELAXED);
 }
 
-/* What can still end. A hung callback may, but nobody can say when: the drain does not wait. */
-static bool can_end(const struct version *v)
-{
-    return !v->hung && v->retire_step != RETIRE_OVER;
-}
-
 static bool cools(const struct version *v)
 {
-    return can_end(v) && v->retire_step < RETIRE_COOLED;
+    return retire_can_end(v) && v->retire_step < RETIRE_COOLED;
 }
 
 static bool any(struct swap *s, bool (*is)(const struct version *))
@@ -79,7 +73,8 @@ static void tell(void (**fn)(void *), void *arg)
         done(arg);
 }
 
-/* Begins with what it finds at each look: a swap that was being adopted leaves versions behind. */
+/* A drain does not wait for what is stuck. Begins with what it finds at each look: a swap that was
+ * being adopted leaves versions behind. */
 void drain_look(struct swap *s)
 {
     if (s->cool_done != NULL && !any(s, cools))
@@ -87,10 +82,10 @@ void drain_look(struct swap *s)
     if (s->drain_fini && s->phase == PHASE_IDLE) {
         list_each_safe (it, &s->versions) {
             struct version *v = list_entry(it, struct version, node);
-            if (can_end(v))
+            if (retire_can_end(v))
                 retire_begin(v);
         }
-        if (s->fini_done != NULL && !any(s, can_end))
+        if (s->fini_done != NULL && !any(s, retire_can_end))
             tell(&s->fini_done, s->fini_arg);
     }
 }
@@ -145,7 +140,7 @@ unsigned swap_drain_cut(struct swap *s)
     CHECK(s, SWAP_MAGIC);
     list_each (it, &s->versions) {
         struct version *v = list_entry(it, struct version, node);
-        if (!can_end(v))
+        if (!retire_can_end(v))
             continue;
         n++;
         log_unfinished(v);

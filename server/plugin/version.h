@@ -80,8 +80,9 @@ enum retire_step {
     RETIRE_COOL,
     RETIRE_COOLED,  /* for a drain: until all have cooled */
     RETIRE_RELEASE, /* workers: pins, worker_fini, one turn of the loop */
-    RETIRE_FINI,    /* fini, dlclose, verify */
-    RETIRE_OVER     /* stuck for good */
+    RETIRE_FINI,
+    RETIRE_UNLOAD, /* dlclose, verify */
+    RETIRE_OVER    /* stuck for good */
 };
 
 struct serial; /* plugin/serial.h: one for each plugin name, never freed */
