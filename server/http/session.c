@@ -343,6 +343,17 @@ void request_discard_body(struct request *r)
     r->body_discard = true;
 }
 
+void request_continue(struct request *r)
+{
+    struct session *s = r->session;
+    if (!s || !r->head.expect_continue || r->continue_sent || r->body_complete ||
+        r->response.head_sent || r->body_seen > 0 || view(s).len > 0)
+        return;
+    r->continue_sent = true;
+    static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    conn_send(&s->conn, go, sizeof go - 1); /* a failure shows at the next read or write */
+}
+
 void request_want_body(struct request *r, enum body_mode mode)
 {
     struct session *s = r->session;
@@ -350,12 +361,8 @@ void request_want_body(struct request *r, enum body_mode mode)
         return;
     r->body_mode = mode;
     body_deadline(s, r);
-    if (r->head.expect_continue && !r->continue_sent && !r->response.head_sent &&
-        view(s).len == 0) {
-        r->continue_sent = true;
-        static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
-        conn_send(&s->conn, go, sizeof go - 1); /* a failure shows at the next read or write */
-    }
+    if (mode == BODY_BUFFERED)
+        request_continue(r);
     if (!s->busy && list_empty(&s->resume)) {
         list_add_tail(&r->http->resume, &s->resume);
         loop_mark(r->http->conns.loop);
@@ -480,7 +487,10 @@ static void settle(struct session *s)
     conn_want_read(&s->conn, true);
     if (unread == 0) {
         s->in_head = false;
-        conn_deadline(&s->conn, CONN_READ_TIMEOUT, NOW_MS(h) + h->timeouts_ms.idle);
+        /* Not moved for a few milliseconds: that would be work for every request. */
+        uint64_t deadline = NOW_MS(h) + h->timeouts_ms.idle;
+        if (deadline - s->conn.read_deadline_ms > WHEEL_TICK_MS)
+            conn_deadline(&s->conn, CONN_READ_TIMEOUT, deadline);
     } else if (!s->in_head && list_empty(&s->resume)) {
         s->in_head = true;
         conn_deadline(&s->conn, CONN_READ_TIMEOUT, NOW_MS(h) + h->timeouts_ms.head);

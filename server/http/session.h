@@ -88,8 +88,10 @@ void session_open(struct http *h, int fd, const struct sockaddr *peer);
 
 /* ---- For the layer above --------------------------------------------------------------------- */
 
-/* The body is wanted: 100 is sent if the client waits for it; pieces come from the step on. */
+/* The body is wanted; pieces come from the step on. BODY_BUFFERED: 100 is sent if the client waits
+   for it; BODY_STREAMED: when request_continue says that somebody takes the pieces. */
 void request_want_body(struct request *r, enum body_mode mode);
+void request_continue(struct request *r);
 void request_pause_body(struct request *r, bool pause);
 
 /* Sends what there is. Not `final`: streaming starts with the first call. `final`: the response is
