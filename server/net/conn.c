@@ -8,7 +8,22 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+/*
+ * glibc's recv and send are cancellation points, which costs two locked instructions and a good
+ * tenth of a plain request's user time; no thread of ours is ever cancelled. Sanitizers want to see
+ * the calls.
+ */
+#if defined(GRAFT_ASAN) || defined(GRAFT_TSAN) || !defined(SYS_recvfrom)
+#define IO_RECV(fd, to, len)   recv(fd, to, len, MSG_DONTWAIT)
+#define IO_SEND(fd, data, len) send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT)
+#else
+#define IO_RECV(fd, to, len)   syscall(SYS_recvfrom, fd, to, len, MSG_DONTWAIT, NULL, NULL)
+#define IO_SEND(fd, data, len)                                                                     \
+    syscall(SYS_sendto, fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0)
+#endif
 
 enum { WANT_READ = 1, WANT_WRITE = 2, WANT_HANGUP = 4 };
 
@@ -121,7 +136,7 @@ void conn_want_read(struct conn *c, bool want)
 ssize_t conn_recv(struct conn *c, void *to, size_t len)
 {
     for (;;) {
-        ssize_t n = recv(c->fd, to, len, MSG_DONTWAIT);
+        ssize_t n = IO_RECV(c->fd, to, len);
         if (n >= 0) {
             COUNTER_ADD(c->all->loop->stats.bytes_in, (uint64_t)n);
             return n;
@@ -169,7 +184,7 @@ int conn_send(struct conn *c, const void *data, size_t len)
     ssize_t n = 0;
     if (!c->out.first) {
         do
-            n = send(c->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+            n = IO_SEND(c->fd, data, len);
         while (n < 0 && errno == EINTR);
         if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS && errno != ENOMEM)
             return -1;
