@@ -77,8 +77,7 @@ static void stuck(struct version *v)
     log_u64(&line, "served", served(v));
     log_bool(&line, "unmapped", v->unmapped);
     log_end(&line);
-    if (hooks.stuck != NULL)
-        hooks.stuck(v, hooks.arg);
+    hooks.stuck(v, hooks.arg);
 }
 
 void retire_hung(struct version *v, const char *callback, uint64_t elapsed_us)
@@ -149,6 +148,8 @@ static void fini_done(struct job *job)
         v->retire_step = RETIRE_UNLOAD;
         load_unload_job(v, fini_done, hung); /* v->dl is NULL then */
         loader_submit(loader, &v->job);
+        if (!retire_can_end(v))
+            hooks.blocked(v, hooks.arg);
     } else {
         v->retire_step = RETIRE_OVER;
         if (v->unmapped) {
@@ -243,8 +244,7 @@ static void cooled(struct version *v)
 {
     bool go_on = !v->cool_only;
     v->retire_step = RETIRE_COOLED;
-    if (hooks.cooled != NULL)
-        hooks.cooled(v, hooks.arg);
+    hooks.cooled(v, hooks.arg);
     if (go_on)
         step_release(v);
 }

@@ -16,9 +16,10 @@
 #include "plugin/version.h"
 
 struct retire_hooks {
-    void (*cooled)(struct version *v, void *arg); /* cool has returned, or was not owed */
-    void (*stuck)(struct version *v, void *arg);  /* it became so: v->reason */
-    void (*gone)(struct version *v, void *arg);   /* unloaded, off the list; freed behind it */
+    void (*cooled)(struct version *v, void *arg);  /* cool has returned, or was not owed */
+    void (*stuck)(struct version *v, void *arg);   /* it became so: v->reason */
+    void (*blocked)(struct version *v, void *arg); /* all is done but dlclose, behind a hang */
+    void (*gone)(struct version *v, void *arg);    /* unloaded, off the list; freed behind it */
     void *arg;
 };
 void retire_init(struct loader *loader, struct event_base *base, const struct retire_hooks *hooks);

@@ -236,6 +236,12 @@ static void version_stuck(struct version *v, void *arg)
     swap_kick(arg);
 }
 
+static void version_blocked(struct version *v, void *arg)
+{
+    (void)v;
+    swap_kick(arg);
+}
+
 static void version_gone(struct version *v, void *arg)
 {
     struct swap *s = arg;
@@ -346,8 +352,9 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
     load_init(deps->host_init, deps->stage);
     adopt_init(deps->loops, deps->nloops, deps->inbox, deps->cut);
     every_init(deps->base, deps->inbox, deps->pool);
-    retire_init(s->loader, deps->base,
-                &(struct retire_hooks){ version_cooled, version_stuck, version_gone, s });
+    retire_init(
+        s->loader, deps->base,
+        &(struct retire_hooks){ version_cooled, version_stuck, version_blocked, version_gone, s });
     retire_timeouts(s->config->timeouts_ms.retire, s->config->timeouts_ms.load);
     *out = s;
     return 0;

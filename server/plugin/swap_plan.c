@@ -343,6 +343,10 @@ static bool check_blocked(struct swap *s)
     const struct version *v = container_of(job, struct version, job);
     round_reason(s, "plugin \"%s\" %s: %s; restart graftd if it does not", v->plugin, v->id,
                  v->reason != NULL ? v->reason : "it hangs in dlopen or dlclose");
+    for (size_t i = 0; i < s->round.nfresh; i++) {
+        const struct version *f = s->round.fresh[i];
+        entries_add(&s->round.failed, f->plugin, f->id, s->round.reason, f->source, "load");
+    }
     return true;
 }
 
