@@ -386,9 +386,14 @@ void request_pause_body(struct request *r, bool pause)
 
 /* ---- Heads ----------------------------------------------------------------------------------- */
 
-static void settings(struct http *h, const struct config *c)
+static void settings(struct http *h)
 {
-    h->config = c;
+    unsigned number;
+    const struct config *c = h->app->config(h->arg, &number);
+    if (number == h->config_number)
+        return;
+    h->config_number = number;
+    h->log_access = c->log_access;
     h->guard = (struct guard_limits){ c->limits.head_bytes, c->limits.field_bytes,
                                       c->limits.target_bytes, (unsigned)c->limits.headers };
     h->limits = c->limits;
@@ -432,9 +437,7 @@ static void begin(struct session *s, struct str head)
 static bool next_head(struct session *s)
 {
     struct http *h = s->http;
-    const struct config *c = h->app->config(h->arg);
-    if (c != h->config)
-        settings(h, c);
+    settings(h);
     struct str in = view(s);
     struct guard_verdict v;
     switch (guard_scan(&s->guard, &h->guard, in.ptr, in.len, &v)) {
@@ -661,7 +664,8 @@ int http_init(struct http *h, struct loop *loop, const struct http_app *app, voi
     list_init(&h->resume);
     list_init(&h->later);
     event_assign(&h->later_event, loop->base, -1, 0, on_later, h);
-    settings(h, app->config(arg));
+    h->config_number = ~0u; /* none */
+    settings(h);
     return 0;
 }
 

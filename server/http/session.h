@@ -27,8 +27,9 @@ struct http_app {
     void (*over)(struct request *r); /* the response is in the kernel; session is NULL */
     void (*cut)(struct request *r, const char *why); /* will never be; session is NULL */
     void (*gone)(struct request *r); /* the client's FIN: cut, unless the response is done */
-    /* A new configuration may be in force for this worker: the settings of the next request. */
-    const struct config *(*config)(void *arg);
+    /* The configuration in force for this worker, and a number that no other one had: the settings
+       of the next request. */
+    const struct config *(*config)(void *arg, unsigned *number);
 };
 
 /* All sessions of one worker and what they share. */
@@ -37,7 +38,8 @@ struct http {
     const struct http_app *app;
     void *arg;
     struct head_parser *parser;
-    const struct config *config; /* compared only: the settings below were taken from it */
+    unsigned config_number; /* of the configuration that the settings below were taken from */
+    bool log_access;
     struct guard_limits guard;
     struct config_limits limits;
     struct config_timeouts timeouts_ms;

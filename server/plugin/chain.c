@@ -52,6 +52,8 @@ static void run_notices(struct exchange *x)
     size_t room = x->chain->http->limits.send_bytes / 2;
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
+        if (handle_answered(h))
+            continue; /* nothing is told to who has ended it; drawing the answer forgets it */
         if (h->blocked && h->on_writable && !x->over && response_pending(&x->request) <= room) {
             h->blocked = false;
             h->writable_due = true;
@@ -60,7 +62,7 @@ static void run_notices(struct exchange *x)
             h->aborted = true;
             notify(h, &h->abort_due, h->on_abort, h->on_abort_arg, "on_abort");
         }
-        if (h->writable_due)
+        if (h->writable_due && !handle_answered(h))
             notify(h, &h->writable_due, h->on_writable, h->on_writable_arg, "on_writable");
     }
 }
@@ -107,7 +109,7 @@ static void settle(struct exchange *x)
         bool finished = exchange_finish(x);
         x->running = false;
         if (finished) {
-            if (x->chain->http->config->log_access)
+            if (x->chain->http->log_access)
                 exchange_log_access(x);
             exchange_release(x);
             return;

@@ -52,7 +52,8 @@ static void reset(struct exchange *x)
     x->state = CHAIN_RUN;
     x->response_state = RESPONSE_BEFORE;
     x->answered = x->running = x->again = x->need_body = x->flush = x->replaced = false;
-    x->over = x->cut = x->finishing = x->counted = x->prepared = false;
+    x->over = x->cut = x->finishing = x->counted = false;
+    atomic_store_explicit(&x->prepared, false, memory_order_relaxed);
     x->answer_status = 0;
     x->answer_why = x->cut_why = x->fail_text = x->waits_for = NULL;
     x->responding = NULL;
@@ -184,10 +185,12 @@ static void app_gone(struct request *r)
     app_cut(r, "the client left");
 }
 
-static const struct config *app_config(void *arg)
+static const struct config *app_config(void *arg, unsigned *number)
 {
     const struct chain *c = arg;
-    return c->loop->generation ? c->loop->generation->config : c->fallback;
+    const struct generation *g = c->loop->generation;
+    *number = g ? g->number : 0;
+    return g ? g->config : c->fallback;
 }
 
 const struct http_app chain_app = { .open = app_open,

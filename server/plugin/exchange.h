@@ -110,7 +110,7 @@ struct exchange {
     bool flush;          /* asked for and not done */
     bool replaced;       /* the server answers by itself: plugins that owe cannot write */
     bool over, cut, finishing, counted;
-    bool prepared;          /* what [any] functions read is in place (suspended.c) */
+    _Atomic bool prepared;  /* [any] what other threads read is in place (suspended.c) */
     unsigned answer_status; /* the server's own answer that is due; 0 none */
     const char *answer_why;
     const char *cut_why;       /* the connection is to be cut */

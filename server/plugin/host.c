@@ -66,8 +66,8 @@ static graft_str host_header(const graft_req *req, const char *name)
     struct exchange *x = handle_of(req)->x;
     if (!x || !name)
         return absent;
-    if (!x->prepared)
-        return to_graft(request_field(&x->request, name));
+    if (!suspended_is_prepared(x))
+        return loop_current ? to_graft(request_field(&x->request, name)) : absent;
     /* Another thread may be reading: what is joined was joined when the request was suspended. */
     for (unsigned i = 0; i < x->njoined; i++)
         if (str_case_eq(x->joined[i].name, str_of(name)))
@@ -111,7 +111,9 @@ static graft_str host_peer(const graft_req *req)
     struct exchange *x = handle_of(req)->x;
     if (!x)
         return absent;
-    return to_graft(x->prepared ? (struct str){ x->peer, x->peer_len } : exchange_peer(x));
+    if (!suspended_is_prepared(x))
+        return loop_current ? to_graft(exchange_peer(x)) : absent;
+    return (graft_str){ x->peer, x->peer_len };
 }
 
 static graft_str host_request_id(const graft_req *req)
@@ -119,7 +121,9 @@ static graft_str host_request_id(const graft_req *req)
     struct exchange *x = handle_of(req)->x;
     if (!x)
         return absent;
-    return (graft_str){ x->prepared ? x->id : exchange_id(x), REQUEST_ID_LEN };
+    if (!suspended_is_prepared(x))
+        return loop_current ? (graft_str){ exchange_id(x), REQUEST_ID_LEN } : absent;
+    return (graft_str){ x->id, REQUEST_ID_LEN };
 }
 
 static graft_str host_route_pattern(const graft_req *req)

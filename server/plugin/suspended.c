@@ -1,7 +1,10 @@
 /* See suspended.h. */
 #include "plugin/suspended.h"
 
-#include <stdio.h>
+#include <unistd.h>
+
+#define PREPARED_TRIES 1000
+#define PREPARED_US    100
 
 /* A seqlock with one writer: `seq` is odd while it writes. Each store of the data is a release, so
    that none is seen before the odd number. */
@@ -122,12 +125,24 @@ static void join_repeated(struct exchange *x)
     }
 }
 
+/* A thread that the handler started may ask before the handler has returned GRAFT_LATER: it waits
+   for that moment, which is near, or, where the handler waits for the thread, gets nothing. */
+bool suspended_is_prepared(struct exchange *x)
+{
+    for (int tries = 0; !atomic_load_explicit(&x->prepared, memory_order_acquire); tries++) {
+        if (loop_current == x->chain->loop || tries == PREPARED_TRIES)
+            return false;
+        usleep(PREPARED_US);
+    }
+    return true;
+}
+
 void suspended_prepare(struct exchange *x)
 {
-    if (x->prepared)
+    if (atomic_load_explicit(&x->prepared, memory_order_relaxed))
         return;
     exchange_id(x);
     exchange_peer(x);
     join_repeated(x);
-    x->prepared = true;
+    atomic_store_explicit(&x->prepared, true, memory_order_release);
 }

@@ -12,6 +12,8 @@ void suspended_add(struct exchange *x, const char *waits_for); /* again: what it
 void suspended_remove(struct handle *h);
 /* Fills what is made on demand, so that other threads may read it. [worker] */
 void suspended_prepare(struct exchange *x);
+/* Whether that has been done. [any] Off the worker it is waited for, at most a tenth of a second. */
+bool suspended_is_prepared(struct exchange *x);
 const char *exchange_id(struct exchange *x); /* makes it when there is none yet; [worker] */
 struct str exchange_peer(struct exchange *x);
 

@@ -53,7 +53,6 @@ struct workers {
     struct worker **all;
     struct loop **loops;
     const struct config *config; /* at the start */
-    unsigned connections_max;
     struct pool *pool;
     struct inbox *control;
     sem_t up;
@@ -110,9 +109,11 @@ static void pause_accepting(struct worker *w, const char *why)
     log_pause(w, why);
 }
 
-static bool at_limit(const struct worker *w)
+static bool at_limit(struct worker *w)
 {
-    return workers_connections(w->all) >= w->all->connections_max;
+    unsigned number;
+    const struct config *c = chain_app.config(&w->chain, &number);
+    return workers_connections(w->all) >= c->limits.connections;
 }
 
 /* False: no more for now. */
@@ -396,7 +397,6 @@ int workers_open(struct workers **out, const struct config *cfg, struct listener
 {
     struct workers *ws = xcalloc(1, sizeof *ws);
     ws->config = cfg;
-    ws->connections_max = cfg->limits.connections;
     ws->pool = pool;
     ws->control = control;
     ws->all = xcalloc(count, sizeof *ws->all);
