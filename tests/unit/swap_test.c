@@ -291,6 +291,29 @@ TEST(a_hang_in_dlopen_refuses_later_swaps)
     rig_close();
 }
 
+static void set(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+TEST(a_drain_does_not_wait_for_a_hang_in_dlopen)
+{
+    struct rig_so one, two;
+    char flags[512];
+    bool over = false;
+    open_with_one("{\"plugin_dir\":\"@DIR@\",\"timeouts_ms\":{\"load\":1500},\"plugins\":{"
+                  "\"one\":{\"config\":{\"trace\":\"@TRACE@\"}}}}",
+                  &one);
+    snprintf(flags, sizeof flags, "-DCONSTRUCT='\"%s\"'", rig->until);
+    two = rig_build("two", flags);
+    rig_put(&two, "two.so", 1);
+    ok(!rig_reload());
+    swap_drain_fini(rig->swap, set, &over);
+    rig_until(over);
+    ok(rig_says(rig_trace(), "one 00000001 fini"));
+    rig_close();
+}
+
 TEST(timeouts_retire_cuts)
 {
     struct rig_so one;
@@ -614,11 +637,6 @@ TEST(every_begins_when_the_old_one_has_cooled)
 }
 
 /* ---- The drain ------------------------------------------------------------------------------- */
-
-static void set(void *arg)
-{
-    *(bool *)arg = true;
-}
 
 TEST(a_drain_cools_and_finishes_all)
 {
