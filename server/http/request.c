@@ -151,14 +151,16 @@ int response_field(struct request *r, enum field_how how, struct str name, struc
         if (!str_case_eq(field_trim(value), STR("close")))
             return refuse(why, "Connection may only be set to close");
         r->response.close = true;
-        return 0;
+        how = FIELD_SET;
+        break;
     case FIELD_CONTENT_LENGTH:
         if (str_to_u64(value, &promised) != 0 || promised > INT64_MAX)
             return refuse(why, "Content-Length is not a number");
         if (promised < r->response.written)
             return refuse(why, "more than this Content-Length was written already");
         r->response.promised = (int64_t)promised;
-        return 0;
+        how = FIELD_SET;
+        break;
     default:
         break;
     }
@@ -186,6 +188,8 @@ int response_type(struct request *r, struct str type)
 {
     if (r->response.nfields)
         forget_field(r, STR("Content-Type"));
+    if (r->response.promised >= 0)
+        response_field_remove(r, STR("Content-Length"));
     return store_field(r, STR("Content-Type"), type, FIELD_FREE);
 }
 
@@ -221,27 +225,33 @@ static size_t json_escape(char *to, size_t size, const char *from)
     return n;
 }
 
-/* The body in place of what was there; fields stay. */
-void response_problem_keep(struct request *r, unsigned status, const char *detail)
+size_t response_problem_text(char to[PROBLEM_MAX], unsigned status, const char *detail)
 {
-    char escaped[1024], body[1400];
+    char escaped[1024];
     const char *title = status_reason(status);
     int n;
     if (detail) {
         json_escape(escaped, sizeof escaped, detail);
-        n = snprintf(body, sizeof body, "{\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\"}\n",
+        n = snprintf(to, PROBLEM_MAX, "{\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\"}\n",
                      title ? title : "", status, escaped);
     } else {
-        n = snprintf(body, sizeof body, "{\"title\":\"%s\",\"status\":%u}\n", title ? title : "",
+        n = snprintf(to, PROBLEM_MAX, "{\"title\":\"%s\",\"status\":%u}\n", title ? title : "",
                      status);
     }
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* The body in place of what was there; fields stay. */
+void response_problem_keep(struct request *r, unsigned status, const char *detail)
+{
+    char body[PROBLEM_MAX];
+    size_t n = response_problem_text(body, status, detail);
     out_drop(&r->response.body);
     r->response.status = status;
-    r->response.promised = -1;
     r->response.written = 0;
     response_type(r, STR("application/problem+json"));
-    if (out_copy(&r->response.body, &r->arena, body, (size_t)n) == 0)
-        r->response.written = (uint64_t)n;
+    if (out_copy(&r->response.body, &r->arena, body, n) == 0)
+        r->response.written = n;
 }
 
 void response_problem(struct request *r, unsigned status, const char *detail)

@@ -95,7 +95,8 @@ struct str request_field(struct request *r, const char *name);
 enum field_how { FIELD_SET, FIELD_ADD };
 int response_field(struct request *r, enum field_how how, struct str name, struct str value,
                    const char **why);
-/* As FIELD_SET of Content-Type, for a constant that needs no proof. */
+/* For a new body: as FIELD_SET of Content-Type, for a constant that needs no proof, and no promise
+   of a length. */
 int response_type(struct request *r, struct str type);
 int response_field_remove(struct request *r, struct str name);
 struct str response_field_get(const struct request *r, struct str name);
@@ -103,6 +104,8 @@ void response_reset(struct request *r); /* status 200, no fields, no body; befor
 
 /* A body of the server's own: application/problem+json (RFC 9457) for that status, in place of the
    whole response, or of its body alone. `detail` may be NULL. Before the head has left. */
+#define PROBLEM_MAX 1400
+size_t response_problem_text(char to[PROBLEM_MAX], unsigned status, const char *detail);
 void response_problem(struct request *r, unsigned status, const char *detail);
 void response_problem_keep(struct request *r, unsigned status, const char *detail);
 

@@ -59,7 +59,7 @@ static size_t head_bound(const struct request *r)
 
 static bool keeps_alive(const struct request *r)
 {
-    return r->head.keep_alive && !r->response.close && !r->http->closing;
+    return r->head.keep_alive && !r->response.close;
 }
 
 static char *put_framing(char *at, const struct request *r, bool final)
@@ -97,8 +97,8 @@ static char *put_head(char *at, const struct request *r, bool final)
     bool server = h->server_len > 0, date = true;
     for (unsigned i = 0; i < p->nfields; i++) {
         const struct response_field *f = &p->fields[i];
-        if (!f->name.ptr)
-            continue;
+        if (!f->name.ptr || f->owner == FIELD_CONTENT_LENGTH || f->owner == FIELD_CONNECTION)
+            continue; /* those two are said below, by what they mean */
         server = server && f->owner != FIELD_SERVER;
         date = date && f->owner != FIELD_DATE;
         at = put(at, f->name.ptr, f->name.len + f->value.len + 4); /* stored as one line */
@@ -136,6 +136,8 @@ static void decide(struct request *r, bool final)
     }
     /* A body that nobody will read up to its end would be taken for the next request. */
     if (!r->body_complete && (final || r->body_mode == BODY_UNWANTED))
+        p->close = true;
+    if (session_ends_with(r->session, r))
         p->close = true;
 }
 

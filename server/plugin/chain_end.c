@@ -98,7 +98,8 @@ void exchange_response_over(struct exchange *x)
 
 bool exchange_wants_abort(const struct exchange *x, const struct handle *h)
 {
-    return h->on_abort && !h->aborted && (x->state != CHAIN_ENDED || handle_owes(h));
+    bool wanted = handle_owes(h) ? handle_is_open(h) : x->state != CHAIN_ENDED;
+    return wanted && h->on_abort && !h->aborted;
 }
 
 void exchange_cut(struct exchange *x, const char *why)
@@ -114,7 +115,7 @@ void exchange_cut(struct exchange *x, const char *why)
         struct handle *h = x->handles[i];
         atomic_store_explicit(&h->gone, true, memory_order_release);
         h->abort_due = exchange_wants_abort(x, h);
-        h->writable_due = h->on_writable && handle_owes(h);
+        h->writable_due = h->on_writable && handle_is_open(h);
     }
     x->state = CHAIN_ENDED;
     exchange_wake(x);

@@ -157,7 +157,7 @@ static void no_route(struct exchange *x)
         response_reset(r);
         r->response.status = 204;
     } else {
-        response_problem(r, x->route_status, NULL);
+        response_problem_keep(r, x->route_status, NULL);
     }
     if (x->allow.ptr)
         response_field(r, FIELD_SET, STR("Allow"), x->allow, NULL);
@@ -188,6 +188,8 @@ void exchange_run_chain(struct exchange *x)
 void exchange_answered(struct exchange *x, struct handle *h, enum role role, unsigned how)
 {
     work_drop_timers(h);
+    if (!handle_owes(h))
+        h->abort_due = h->writable_due = false; /* never after the answer was taken */
     exchange_wake(x);
     if (x->over || x->replaced)
         return;

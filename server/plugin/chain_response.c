@@ -14,14 +14,17 @@ void exchange_replace(struct exchange *x, unsigned status, const char *detail)
         struct handle *h = x->handles[i];
         if (exchange_wants_abort(x, h))
             h->abort_due = true;
-        if (handle_owes(h) && h->on_writable)
+        if (handle_is_open(h) && h->on_writable)
             h->writable_due = true;
         if (handle_owes(h) && x->timed_out)
             atomic_store_explicit(&h->gone, true, memory_order_release);
     }
     x->replaced = true;
     x->flush = false;
-    response_problem(&x->request, status, detail);
+    if (x->state == CHAIN_BODY) /* no handler has run: what on_request set is for this answer too */
+        response_problem_keep(&x->request, status, detail);
+    else
+        response_problem(&x->request, status, detail);
     end_chain(x);
 }
 
@@ -117,11 +120,12 @@ static void send_response(struct exchange *x, bool final)
     }
 }
 
-/* A writer that was told to wait, and will be told when to go on, needs what it wrote to leave. */
+/* A writer that was told to wait, and will be told when to go on (run_notices), needs what it wrote
+   to leave. */
 static void flush_for_waiting(struct exchange *x)
 {
     if (x->state != CHAIN_LATER || x->flush ||
-        x->request.response.body.bytes <= x->chain->http->limits.send_bytes)
+        x->request.response.body.bytes <= x->chain->http->limits.send_bytes / 2)
         return;
     for (unsigned i = 0; i < x->nhandles; i++)
         if (x->handles[i]->blocked && x->handles[i]->on_writable)

@@ -168,6 +168,24 @@ bool handle_owes(const struct handle *h)
     return handle_owes_as(h, AS_HANDLER) || handle_owes_as(h, AS_MIDDLEWARE);
 }
 
+static bool is_in_state(const struct handle *h, uint32_t state)
+{
+    for (unsigned role = 0; role < ROLES; role++)
+        if ((atomic_load_explicit(&h->owed[role], memory_order_acquire) & OWED_STATE) == state)
+            return true;
+    return false;
+}
+
+bool handle_is_open(const struct handle *h)
+{
+    return is_in_state(h, OWED_OPEN);
+}
+
+bool handle_answered(const struct handle *h)
+{
+    return is_in_state(h, OWED_TAKEN);
+}
+
 /* On the worker: an answer that another thread gave has arrived. */
 static void on_answer(struct msg *m, enum role role)
 {

@@ -25,6 +25,8 @@ unsigned handle_close(struct handle *h, enum role role);
 bool handle_later(struct handle *h, enum role role, unsigned *how);
 bool handle_owes(const struct handle *h);
 bool handle_owes_as(const struct handle *h, enum role role);
+bool handle_is_open(const struct handle *h);  /* of what it owes, something was not answered */
+bool handle_answered(const struct handle *h); /* an answer was taken, and not yet drawn */
 /* The worker's own look for answers that were given on this thread after LATER. */
 bool handle_take(struct handle *h, enum role role, unsigned *how);
 

@@ -155,8 +155,7 @@ static int host_send_file(graft_req *req, int fd, int64_t offset, uint64_t len)
     }
     if (out_file(&x->request.response.body, fd, offset, len) != 0)
         return -1;
-    x->request.response.written += len; /* a file waits on disk, not in memory: never 1 */
-    return 0;
+    return taken(x, h, len);
 }
 
 static int host_flush(graft_req *req)
@@ -166,7 +165,7 @@ static int host_flush(graft_req *req)
         return -1;
     x->flush = true;
     exchange_wake(x);
-    return response_pending(&x->request) > x->chain->http->limits.send_bytes ? 1 : 0;
+    return taken(x, handle_of(req), 0);
 }
 
 /* graft_text and its like: replaces what has not left. */
@@ -186,7 +185,6 @@ static graft_next whole(graft_req *req, int code, struct str type, const char *d
     out_drop(&p->body);
     if (!p->head_sent) {
         p->status = (unsigned)code;
-        p->promised = -1;
         response_type(r, type);
     }
     host_write(req, data, len);
@@ -214,8 +212,9 @@ static graft_next host_error(graft_req *req, int code, const char *detail)
         return GRAFT_DONE;
     }
     if (x->request.response.head_sent) {
-        whole(req, code, STR(""), "", 0, "graft_error"); /* what has not left is dropped */
-        return GRAFT_DONE;
+        char text[PROBLEM_MAX];
+        size_t len = response_problem_text(text, (unsigned)code, detail);
+        return whole(req, code, STR(""), text, len, "graft_error");
     }
     response_problem_keep(&x->request, (unsigned)code, detail);
     return GRAFT_DONE;

@@ -152,7 +152,9 @@ void work_run(struct handle *h)
         struct work *t = list_entry(list_pop(&h->tasks), struct work, node);
         if (t->kind == WORK_THEN)
             h->offloads--;
-        if (t->fn) {
+        /* An answer from another thread, whose message is on its way, drops it too. */
+        bool dropped = t->kind == WORK_AFTER && handle_answered(h);
+        if (t->fn && !dropped) {
             handle_doing(h, name_of(t->kind), clock_us());
             t->fn(&h->pub, t->arg);
             handle_done_doing(h);
