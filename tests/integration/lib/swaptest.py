@@ -76,8 +76,8 @@ def _stage(server):
 
 
 def footprint(server):
-    """What a server holds of the machine, such that it can be compared: open descriptors by kind,
-    staged files mapped and on disk, threads, children."""
+    """What a server holds of the machine, such that it can be compared: open descriptors by kind (but
+    clients' connections), staged files mapped and on disk, threads, children."""
     pid, kinds = server.pid, {}
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -85,6 +85,7 @@ def footprint(server):
         except OSError:
             continue
         kinds[kind] = kinds.get(kind, 0) + 1
+    kinds["socket:[]"] -= server.status()["connections"]["now"]
     mapped = {line.split(None, 5)[5].strip() for line in server.maps(server.stage_dir)}
     with open(f"/proc/{pid}/task/{pid}/children") as f:
         children = len(f.read().split())
