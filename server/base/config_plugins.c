@@ -32,12 +32,13 @@ static bool name_valid(struct str name)
     return true;
 }
 
-static int refuse_name(struct json_value v, const char *where, struct err *err)
+static int refuse_name(struct json_value v, const char *where, struct str name, struct err *err)
 {
+    int shown = name.len > CONFIG_NAME_MAX ? CONFIG_NAME_MAX : (int)name.len;
     return json_fail(v, err,
                      "%s: expected the name of a plugin (a-z, then a-z, 0-9 and '-', at most %d "
-                     "bytes)",
-                     where, CONFIG_NAME_MAX);
+                     "bytes), found \"%.*s\"",
+                     where, CONFIG_NAME_MAX, shown, name.ptr);
 }
 
 /* A parameter's name: whole segment behind ':' or '*'. */
@@ -162,9 +163,9 @@ void config_strings_free(char **strings, size_t count)
 
 static int read_name(char **out, struct json_value v, const char *where, struct err *err)
 {
-    struct str name;
+    struct str name = json_text(v);
     if (json_string(v, &name) != 0 || !name_valid(name))
-        return refuse_name(v, where, err);
+        return refuse_name(v, where, name, err);
     return config_copy(out, name.ptr, err);
 }
 
@@ -285,7 +286,7 @@ static int read_plugins(struct config_reader *r, const struct config_key *key, s
         struct config_plugin *p = &r->cfg->plugins[i];
         struct str name = json_key_at(v, i);
         if (!name_valid(name))
-            return refuse_name(json_key_value_at(v, i), "plugins", r->err);
+            return refuse_name(json_key_value_at(v, i), "plugins", name, r->err);
         if (config_copy(&p->name, name.ptr, r->err) != 0 ||
             read_plugin(p, json_at(v, i), r->err) != 0)
             return -1;

@@ -64,37 +64,42 @@ static void apply(struct conn *c)
     }
 }
 
-static void set_peer(struct conn *c, const struct sockaddr *peer)
+static void set_peer(struct peer *p, const struct sockaddr *from)
 {
-    c->peer_family = (uint8_t)peer->sa_family;
-    if (peer->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)peer;
-        c->peer.v4 = in->sin_addr;
-        c->peer_port = ntohs(in->sin_port);
-    } else if (peer->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const void *)peer;
-        c->peer.v6 = in6->sin6_addr;
-        c->peer_port = ntohs(in6->sin6_port);
+    p->family = (uint8_t)from->sa_family;
+    if (from->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)from;
+        p->addr.v4 = in->sin_addr;
+        p->port = ntohs(in->sin_port);
+    } else if (from->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)from;
+        p->addr.v6 = in6->sin6_addr;
+        p->port = ntohs(in6->sin6_port);
     }
 }
 
-size_t conn_peer(const struct conn *c, char out[ADDR_TEXT_MAX])
+size_t peer_text(const struct peer *p, char out[ADDR_TEXT_MAX])
 {
-    struct sockaddr_storage ss = { .ss_family = c->peer_family };
+    struct sockaddr_storage ss = { .ss_family = p->family };
     socklen_t len = sizeof(sa_family_t);
-    if (c->peer_family == AF_INET) {
+    if (p->family == AF_INET) {
         struct sockaddr_in *in = (void *)&ss;
-        in->sin_addr = c->peer.v4;
-        in->sin_port = htons(c->peer_port);
+        in->sin_addr = p->addr.v4;
+        in->sin_port = htons(p->port);
         len = sizeof *in;
-    } else if (c->peer_family == AF_INET6) {
+    } else if (p->family == AF_INET6) {
         struct sockaddr_in6 *in6 = (void *)&ss;
-        in6->sin6_addr = c->peer.v6;
-        in6->sin6_port = htons(c->peer_port);
+        in6->sin6_addr = p->addr.v6;
+        in6->sin6_port = htons(p->port);
         len = sizeof *in6;
     }
     addr_format((const void *)&ss, len, out);
     return strlen(out);
+}
+
+size_t conn_peer(const struct conn *c, char out[ADDR_TEXT_MAX])
+{
+    return peer_text(&c->peer, out);
 }
 
 void conns_init(struct conns *all, struct loop *loop, const struct conn_ops *ops)
@@ -108,9 +113,9 @@ void conns_init(struct conns *all, struct loop *loop, const struct conn_ops *ops
 int conn_open(struct conn *c, struct conns *all, int fd, const struct sockaddr *peer)
 {
     *c = (struct conn){ .magic = CONN_MAGIC, .fd = fd, .all = all, .want_read = true };
-    set_peer(c, peer);
+    set_peer(&c->peer, peer);
     wheel_timer_init(&c->timer);
-    if (c->peer_family != AF_UNIX) {
+    if (c->peer.family != AF_UNIX) {
         int on = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }

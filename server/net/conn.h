@@ -44,6 +44,18 @@ struct conns {
     struct list open, closed;
 };
 
+#define ADDR_TEXT_MAX 64
+
+/* Who is at the other end, in few bytes: requests keep a copy. */
+struct peer {
+    uint8_t family; /* AF_INET, AF_INET6, AF_UNIX */
+    uint16_t port;
+    union {
+        struct in_addr v4;
+        struct in6_addr v6;
+    } addr;
+};
+
 struct conn {
     unsigned magic;
     int fd;
@@ -58,16 +70,9 @@ struct conn {
     uint8_t interest;   /* CONN_READ | ... as the loop has it */
     bool write_blocked; /* waits for writability */
     bool want_read;
-    bool hung_up;        /* ops->hangup was called: no need to watch for it again */
-    uint8_t peer_family; /* AF_INET, AF_INET6, AF_UNIX */
-    uint16_t peer_port;
-    union {
-        struct in_addr v4;
-        struct in6_addr v6;
-    } peer;
+    bool hung_up; /* ops->hangup was called: no need to watch for it again */
+    struct peer peer;
 };
-
-#define ADDR_TEXT_MAX 64
 
 /* Takes fd (set non-blocking by accept4). 0, or -1: no memory for the event (fd is closed). */
 int conn_open(struct conn *c, struct conns *all, int fd, const struct sockaddr *peer);
@@ -102,6 +107,7 @@ static inline bool conn_is_open(const struct conn *c)
 }
 
 /* "192.0.2.1:4711", "[2001:db8::1]:80", "unix"; returns the length. */
+size_t peer_text(const struct peer *p, char out[ADDR_TEXT_MAX]);
 size_t conn_peer(const struct conn *c, char out[ADDR_TEXT_MAX]);
 
 /* conns.loop's wheel calls this for a timer of ours. */

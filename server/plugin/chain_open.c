@@ -66,6 +66,7 @@ static void reset(struct exchange *x)
     x->njoined = 0;
     x->bytes_out = 0;
     x->id[0] = 0;
+    x->from = x->request.session->conn.peer;
     x->peer_len = 0;
     x->allow = (struct str){ NULL, 0 };
 }

@@ -134,6 +134,7 @@ struct exchange {
     uint64_t over_us, bytes_out;
     const char *waits_for;
     char id[REQUEST_ID_LEN + 1]; /* "" until asked for */
+    struct peer from;            /* copied: the connection may be gone when the request ends */
     char peer[ADDR_TEXT_MAX];
     size_t peer_len;
 };

@@ -88,8 +88,8 @@ const char *exchange_id(struct exchange *x)
 
 struct str exchange_peer(struct exchange *x)
 {
-    if (!x->peer_len && x->request.session)
-        x->peer_len = conn_peer(&x->request.session->conn, x->peer);
+    if (!x->peer_len)
+        x->peer_len = peer_text(&x->from, x->peer);
     return (struct str){ x->peer, x->peer_len };
 }
 
