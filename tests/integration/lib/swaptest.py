@@ -14,7 +14,7 @@ from grafttest import Failed
 import grafttest
 
 __all__ = ["Server", "Failed", "fresh", "put", "sha256_of", "footprint", "is_footprint", "settle", "is_settled", "In", "reason_of",
-           "file_of", "IDENTITY", "has_identity", "later"]
+           "file_of", "IDENTITY", "has_identity", "later", "Marked", "mark_of"]
 
 IDENTITY = ("plugin", "version", "id", "sha256", "config_sha256")
 
@@ -172,3 +172,33 @@ class In:
 
     def close(self):
         self.conn.close()
+
+
+# ---- Versions that can be told apart ----
+
+_MARK = b"MARK-00000000"
+
+
+class Marked:
+    """Builds of the plugin `versioned` that answer a number: marked(7) are the bytes of one that answers
+    MARK-00000007."""
+
+    def __init__(self):
+        folder = os.path.join(SRCDIR, "tests", "plugins")
+        with open(os.path.join(folder, "versioned.c")) as f:
+            source = f.read()
+        with open(compile_plugin(source, "-I" + folder, f'-DVERSION="{_MARK.decode()}"'), "rb") as f:
+            self.data = f.read()
+        if _MARK not in self.data:
+            raise Failed("no mark in the plugin")
+
+    def __call__(self, n):
+        return self.data.replace(_MARK, b"MARK-%08d" % n)
+
+
+def mark_of(answer):
+    """The number in an answer of such a plugin."""
+    found = {int(m) for m in re.findall(rb"MARK-(\d{8})", answer.body)}
+    if len(found) != 1:
+        raise Failed(f"an answer of {len(found)} versions: {answer}")
+    return found.pop()

@@ -1,0 +1,398 @@
+#!/usr/bin/env python3
+# What makes a swap: USR2, HUP, reload and the watch, alone, at once and at random moments; what vanishes
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+from grafttest import *  # noqa: E402,F403
+from swaptest import *  # noqa: E402,F403
+
+SLOW_MS = int(600 * max(1, SCALE / 2))
+
+
+def slow_plugin(server, ms=SLOW_MS):
+    """Makes the plugin `sin` take its time in `ready` whenever it is loaded."""
+    server.config.setdefault("plugins", {})["sin"] = {"config": {"ms": ms}}
+
+
+def slow_server(plugins):
+    return Server({**plugins, "sin": "good"}, {"plugins": {"sin": {"config": {"ms": SLOW_MS}}}})
+
+
+def wait_slow(s, mark):
+    s.wait_event("plugin", since=mark, msg=re.compile("^life ready hangs"))
+
+
+# ---- Signals ----
+
+def blocked(pid, signo):
+    with open(f"/proc/{pid}/status") as f:
+        for line in f:
+            if line.startswith("SigBlk:"):
+                return int(line.split()[1], 16) >> (signo - 1) & 1
+    return 0
+
+
+@case("signals that come early are remembered, and kill nobody")
+def _():
+    for signo in (signal.SIGUSR2, signal.SIGHUP):
+        s = Server({"hello": "hello"}, start=False)
+        s.start(wait=False)
+        wait_for(lambda: s.proc.poll() is not None or blocked(s.proc.pid, signo), 5, "main's first lines", every=0)
+        s.send_signal(signo)
+        s.wait_live()
+        wait_for(lambda: len(s.find_events("swap")) == 2, 10, "the first load and the scan that the signal asked for")
+        is_([e["ok"] for e in s.find_events("swap")], [True, True], f"{signo.name}: both went well")
+        is_(s.get("/hello").status, 200, "it serves")
+
+
+@case("USR2: a scan, and a swap when there is something new")
+def _():
+    s = Server({"versioned": "versioned_v1"})
+    event = s.reload_signal()
+    is_((event["ok"], event["changed"], event["generation"]), (True, [], 1), "nothing new")
+    put(s, "versioned_v2", "versioned")
+    event = s.reload_signal()
+    is_((event["ok"], [c["plugin"] for c in event["changed"]]), (True, ["versioned"]), "a new file")
+    is_(s.get("/version").text, "v2\n", "v2 serves")
+
+
+@case("what comes during a swap makes another scan follow")
+def _():
+    s = slow_server({"versioned": "versioned_v1"})
+    mark = s.mark()
+    put(s, fresh("ready_hangs"), "sin")
+    s.send_signal(signal.SIGUSR2)
+    wait_slow(s, mark)
+    put(s, "versioned_v2", "versioned")
+    for _ in range(5):
+        s.send_signal(signal.SIGUSR2)
+    ok(s.status()["swapping"], "status: a swap is in progress")
+    wait_for(lambda: s.get("/version").text == "v2\n", 20, "the file that came during the swap serves")
+    swaps = s.find_events("swap", mark)
+    is_([[c["plugin"] for c in e["changed"]] for e in swaps[:2]], [["sin"], ["versioned"]], "two swaps, in order")
+    ok(2 <= len(swaps) <= 6, "no more scans than signals", swaps)
+    wait_for(lambda: not s.status()["swapping"], 10, "and an end")
+
+
+@case("a reload answers with a scan that began after it; those that wait share one")
+def _():
+    s = slow_server({"versioned": "versioned_v1"})
+    mark = s.mark()
+    put(s, fresh("ready_hangs"), "sin")
+    first = later(s.reload)
+    wait_slow(s, mark)
+    sha256 = put(s, "versioned_v2", "versioned")
+    others = [later(s.reload) for _ in range(4)] + [later(s.ctl, "--json", "reload")]
+    first = first.result(secs(30))
+    is_((first["ok"], [c["plugin"] for c in first["changed"]]), (True, ["sin"]), "the first: what it began with")
+    answers = [o.result(secs(30)) for o in others]
+    answers[-1] = json.loads(answers[-1].stdout)
+    for answer in answers:
+        is_((answer["ok"], [c["plugin"] for c in answer["changed"]], [c["id"][:12] for c in answer["changed"]]),
+            (True, ["versioned"], [sha256[:12]]), "one that came later: what was there when it came")
+    is_(len({json.dumps(a["changed"]) for a in answers}), 1, "all say the same")
+    swaps = s.find_events("swap", mark)
+    ok(2 <= len(swaps) <= 3, "they shared a scan", swaps)
+    is_([c["plugin"] for e in swaps for c in e["changed"]], ["sin", "versioned"], "nothing was swapped twice")
+
+
+# ---- HUP ----
+
+@case("HUP and reload --config read the configuration again, then swap")
+def _():
+    for how in ("hup", "verb"):
+        s = Server({"versioned": "versioned_v1", "hello": "hello"})
+
+        def ask():
+            if how == "hup":
+                event = s.reload_signal(signal.SIGHUP)
+                return {**event, "reason": event["msg"]}
+            return s.reload(config=True)
+        put(s, "versioned_v2", "versioned")
+        s.config["plugins"] = {"versioned": {"mount": "/m"}}
+        s.config["log"] = {"level": "debug"}
+        answer = ask()
+        ok(answer["ok"] and [c["plugin"] for c in answer["changed"]] == ["versioned"], f"{how}: both at once", answer)
+        is_((s.get("/m/version").text, s.get("/version").status), ("v2\n", 404), "the new file at its new mount")
+
+        generation, good = s.status()["generation"], json.dumps(s.config)
+        for text, reason in (('{"listen": ["127.0.0.1:0"],\n "no_such_key": 1}', r"graft\.json:2:\d+: .*no_such_key"),
+                             ('{"workers": "two"}', r"graft\.json:1:\d+: .*workers"), ("{", r"graft\.json:1:\d+: "),
+                             ('{"plugins": {"hello": {"mount": "bad"}}}', r"graft\.json:1:\d+: .*mount")):
+            s.write_config(text)
+            if how == "hup":
+                mark = s.mark()
+                s.send_signal(signal.SIGHUP)
+                event = s.wait_event("swap", since=mark)
+                answer = {**event, "reason": event["msg"]}
+                is_(len(s.find_events("swap", mark)), 1, "one swap event")
+            else:
+                answer = s.api("POST", "/v1/reload?config=1")
+            ok(not answer["ok"] and re.search(reason, answer["reason"]), f"{how}: {text!r} is refused", answer)
+            is_((s.status()["generation"], s.get("/m/version").text), (generation, "v2\n"), "and changes nothing")
+        s.write_config(good)
+
+        s.config["plugins"] = {"versioned": {"mount": "/n"}}
+        put(s, b"bad", "bad")
+        answer = ask()
+        ok(not answer["ok"] and "not ELF" in answer["reason"], f"{how}: a bad plugin with a good configuration", answer)
+        is_((s.get("/m/version").text, s.get("/n/version").status), ("v2\n", 404), "the old configuration stays in force")
+        s.uninstall("bad")
+        is_(s.reload()["ok"] and s.get("/m/version").text, "v2\n", "also for a reload without --config")
+
+        s.config.update(workers=1, stage_dir=s.dir, listen=["127.0.0.1:0", "[::1]:0"])
+        mark = s.mark()
+        ok(ask()["ok"], f"{how}: what needs a restart")
+        warned = " ".join(e["msg"] for e in s.find_events("config", mark, level="warn"))
+        ok(all(key in warned for key in ("workers", "stage_dir", "listen")) and "restart" in warned, "is named", warned)
+        is_((s.get("/n/version").text, len(s.status()["workers"])), ("v2\n", 2), "the rest is in effect, that is not")
+
+
+# ---- The watch ----
+
+def watched(plugins, **more):
+    return Server(plugins, {"watch": True}, **more)
+
+
+def becomes(s, text, what, target="/version"):
+    wait_for(lambda: s.get(target).text == text, 15, what)
+    return ok(True, what)
+
+
+@case("the watch: new, replaced, overwritten, linked, removed")
+def _():
+    s = watched({"hello": "hello"})
+    put(s, "versioned_v1", "versioned")
+    becomes(s, "v1\n", "a new file")
+    put(s, "versioned_v2", "versioned")
+    becomes(s, "v2\n", "replaced by rename")
+    shutil.copyfile(plugin_path("versioned_v3"), file_of(s, "versioned"))
+    becomes(s, "v3\n", "overwritten in place")
+    mark = s.mark()
+    with open(plugin_path("versioned_v1"), "rb") as f:
+        data = f.read()
+    with open(file_of(s, "versioned"), "wb", buffering=0) as f:
+        for at in range(0, len(data), 2000):
+            f.write(data[at:at + 2000])
+            time.sleep(0.03)
+    becomes(s, "v1\n", "written slowly")
+    within(len(s.find_events("swap", mark)), 1, 4, "scans were held back while it was written")
+    mark = s.mark()
+    put(s, "versioned_v1", "versioned")
+    s.wait_event("swap", since=mark)
+    time.sleep(0.4)
+    is_([e["changed"] for e in s.find_events("swap", mark)], [[]], "the same bytes: a scan, no swap")
+    mark, gone = s.mark(), time.monotonic()
+    s.uninstall("versioned")
+    wait_for(lambda: s.get("/version").status == 404, 15, "removed")
+    ok(time.monotonic() - gone >= 1.0, "a removed file is missed twice, 1 s apart", time.monotonic() - gone)
+    is_([[c["error"] for c in e["changed"]] for e in s.find_events("swap", mark) if e["changed"]], [["removed"]],
+        "one swap removed it")
+    put(s, "versioned_v2", "versioned")
+    becomes(s, "v2\n", "back again")
+    mark = s.mark()
+    s.uninstall("versioned")
+    time.sleep(0.5)
+    put(s, "versioned_v2", "versioned")
+    time.sleep(1.5)
+    is_([e["changed"] for e in s.find_events("swap", mark) if e["changed"]], [],
+        "away for half a second: it never left")
+    is_(s.get("/version").text, "v2\n", "and serves")
+
+
+@case("the watch: swapped links, as orchestrators do it; by flag and by variable")
+def _():
+    for how in ({"args": ["--watch"]}, {"env": {"GRAFT_WATCH": "true"}}):
+        s = Server({"hello": "hello"}, start=False, **how)
+        volume = os.path.join(s.dir, "volume")
+        for n in (1, 2):
+            os.makedirs(f"{volume}/..{n}")
+            shutil.copy(plugin_path(f"versioned_v{n}"), f"{volume}/..{n}/versioned.so")
+        os.symlink("..1", f"{volume}/..data")
+        os.symlink(f"{volume}/..data/versioned.so", file_of(s, "versioned"))
+        s.start()
+        is_(s.get("/version").text, "v1\n", f"{how}: v1")
+        for n in (2, 1):
+            os.symlink(f"..{n}", f"{volume}/..new")
+            os.rename(f"{volume}/..new", f"{volume}/..data")
+            becomes(s, f"v{n}\n", f"..data swapped: v{n}")
+
+
+@case("the watch can be switched on and off by HUP")
+def _():
+    s = Server({"versioned": "versioned_v1"})
+    put(s, "versioned_v2", "versioned")
+    time.sleep(0.6)
+    is_(s.get("/version").text, "v1\n", "not watched")
+    s.config["watch"] = True
+    ok(s.reload_signal(signal.SIGHUP)["ok"], "switched on")
+    is_(s.get("/version").text, "v2\n", "HUP swaps too")
+    put(s, "versioned_v3", "versioned")
+    becomes(s, "v3\n", "watched")
+    s.config["watch"] = False
+    ok(s.reload_signal(signal.SIGHUP)["ok"], "switched off")
+    before = footprint(s)
+    put(s, "versioned_v1", "versioned")
+    time.sleep(0.6)
+    is_(s.get("/version").text, "v3\n", "not watched any more")
+    is_footprint(s, before, "nothing is left of the watch")
+
+
+# ---- What vanishes ----
+
+@case("the last plugin stays without --allow-empty")
+def _():
+    s = Server({"hello": "hello", "versioned": "versioned_v1"})
+    s.uninstall("hello")
+    s.uninstall("versioned")
+    answer = s.reload()
+    ok(not answer["ok"] and "every plugin has vanished" in reason_of(answer) and "--allow-empty" in reason_of(answer),
+       "both gone: refused, and how", answer)
+    is_((s.get("/hello").status, s.get("/version").status), (200, 200), "both serve")
+    event = s.reload_signal()
+    ok(not event["ok"] and event["level"] == "error", "USR2: the same", event)
+    run = s.ctl("reload", "--allow-empty")
+    is_(run.returncode, 0, "graftctl reload --allow-empty")
+    is_((s.get("/hello").status, s.get("/version").status), (404, 404), "now they are gone")
+    is_(s.ps(), [], "nothing is loaded")
+    is_(s.ops_get("/readyz").status, 200, "an empty server is ready")
+    put(s, "hello", "hello")
+    ok(s.reload()["ok"] and s.get("/hello").status == 200, "and takes new ones")
+
+
+@case("a plugin that the configuration names does not vanish")
+def _():
+    for config, where in (
+            ({"middleware": ["order-a"]}, r"middleware\[0\]"),
+            ({"routes": [{"match": "/*", "middleware": ["order-a"]}]}, r"routes\[0\]"),
+            ({"plugins": {"order-a": {"required": True}}}, r"plugins\.order-a\.required")):
+        s = Server({"hello": "hello", "mw": "order_a"}, config)
+        s.uninstall("mw")
+        answer = s.reload()
+        like(reason_of(answer), r'plugin "order-a" has vanished \(.*/mw\.so is gone\), but ' + where + " names it: put the "
+             "file back, or take it out of the configuration", f"{where}: refused, and what to do")
+        ok(not answer["ok"] and not s.reload(allow_empty=True)["ok"], "also with --allow-empty", answer)
+        is_(s.get("/hello").header("X-Order"), None if "plugins" in config else "a", "it still runs")
+        is_(len(s.ps("order-a", "active")), 1, "ps says so")
+        for key in config:
+            s.config.pop(key)
+        answer = s.reload(config=True)
+        ok(answer["ok"] and [c["error"] for c in answer["changed"]] == ["removed"], "no longer named: removed", answer)
+    s = Server({"hello": "hello", "mw": "order_a"}, {"plugins": {"order-a": {"config": {"a": 1}}}})
+    s.uninstall("mw")
+    ok(s.reload()["ok"], "an entry that does not say required holds nothing")
+
+
+@case("what became bad, moved or was hidden has not vanished; a folder that cannot be read changes nothing")
+def _():
+    s = Server({"hello": "hello", "versioned": "versioned_v1"})
+    put(s, b"bad", "versioned")
+    answer = s.reload()
+    ok(not answer["ok"] and s.get("/version").text == "v1\n", "became bad: refused, the old one stays", answer)
+    answer = s.reload()
+    ok(answer["ok"] and answer["changed"] == [] and s.get("/version").text == "v1\n", "told again: it stays", answer)
+    os.unlink(file_of(s, "versioned"))
+    put(s, "versioned_v1", "another")
+    answer = s.reload()
+    ok(answer["ok"] and answer["changed"] == [], "another file declares its name: it stays", answer)
+    os.rename(s.plugin_dir, s.plugin_dir + "-away")
+    for _ in range(2):
+        answer = s.reload(allow_empty=True)
+        ok(not answer["ok"] and re.search(r"cannot read the plugin folder .*: No such file or directory: nothing is "
+           r"changed", reason_of(answer)), "the folder is gone: nothing is changed", answer)
+    with open(s.plugin_dir, "w"):
+        pass
+    answer = s.reload(allow_empty=True)
+    ok(not answer["ok"] and "cannot read the plugin folder" in reason_of(answer), "it is a file: nothing is changed",
+       answer)
+    os.unlink(s.plugin_dir)
+    os.rename(s.plugin_dir + "-away", s.plugin_dir)
+    is_((s.get("/hello").status, s.get("/version").text), (200, "v1\n"), "both served all the time")
+    answer = s.reload()
+    is_((answer["ok"], answer["changed"]), (True, []), "it is back: nothing has changed")
+
+
+@case("a start with an empty folder serves 404 and warns")
+def _():
+    s = Server({})
+    is_(s.get("/hello").status, 404, "404")
+    ok(s.find_events(level="warn", msg=re.compile("no plugin in .*: every request is answered 404")), "a warning",
+       s.tail())
+
+
+# ---- At random ----
+
+@case("replace the file, send USR2: at random moments, the last one serves")
+def _():
+    n = int(os.environ.get("GRAFT_TEST_USR2", 200))
+    marked = Marked()
+    s = Server({"hello": "hello"})
+    put(s, marked(0), "versioned")
+    s.reload()
+    before = footprint(s)
+    dice = random.Random(os.environ.get("GRAFT_TEST_SEED") or os.urandom(4).hex())
+    mark = s.mark()
+    with Prober(s, "/version", every=0.001, clients=2, value=mark_of) as p, \
+            Prober(s, "/version/timer?ms=25", clients=2, value=mark_of) as timers:
+        for i in range(1, n + 1):
+            sha256 = put(s, marked(i), "versioned")
+            s.send_signal(signal.SIGUSR2)
+            time.sleep(dice.choice((0, 0, 0.001, 0.002, 0.004, 0.01, 0.02)) * dice.random() * 2 * max(1, SCALE / 3))
+        time.sleep(secs(1))
+        is_(mark_of(s.get("/version")), n, f"one second after the last of {n}, the last serves")
+        v = s.active("versioned")
+        is_(v["sha256"], sha256, "and is what ps says")
+    is_(p.failures + timers.failures, [], f"no request failed ({p.count} probes)")
+    events = s.find_events("swap", mark)
+    is_([e for e in events if not e["ok"]], [], "no swap failed")
+    within(len(events), 2, n, "no more scans than signals")
+    diag(f"{n} signals, {len(events)} scans, {len([e for e in events if e['changed']])} swaps")
+    loaded = [int(m) for e in s.find_events("plugin_loaded", mark) for m in re.findall(r"MARK-(\d+)", e["version"])]
+    is_(loaded, sorted(loaded), "never an older one after a newer one")
+    is_settled(s, 2, "all others are gone")
+    is_footprint(s, before, "nothing is left behind")
+
+
+@case("all triggers at once")
+def _():
+    marked = Marked()
+    s = watched({"hello": "hello"})
+    put(s, marked(0), "versioned")
+    wait_for(lambda: s.get("/version").status == 200, 10, "the watch loads it")
+    over = threading.Event()
+    answers = []
+
+    def reloads(**how):
+        while not over.is_set():
+            answers.append(s.reload(**how))
+            time.sleep(0.01)
+    threads = [threading.Thread(target=reloads), threading.Thread(target=reloads, kwargs={"retry": True}),
+               threading.Thread(target=lambda: [answers.append(s.api("POST", "/v1/reload?config=1")) or time.sleep(0.02)
+                                                for _ in iter(over.is_set, True)])]
+    with Prober(s, "/version", every=0.001, value=mark_of) as p:
+        for thread in threads:
+            thread.start()
+        for i in range(1, 61):
+            sha256 = put(s, marked(i), "versioned")
+            s.send_signal(random.choice((signal.SIGUSR2, signal.SIGHUP)))
+            time.sleep(random.random() * 0.02)
+        time.sleep(secs(0.5))
+        over.set()
+        for thread in threads:
+            thread.join()
+        answer = s.reload()
+        ok(answer["ok"], "a last reload", answer)
+        is_((mark_of(s.get("/version")), s.active("versioned")["sha256"]), (60, sha256), "the last file serves")
+    is_(p.failures, [], "no request failed")
+    is_(p.seen, sorted(p.seen), "and none was answered by an older version than the one before it")
+    is_([a for a in answers if not a["ok"]], [], f"{len(answers)} reloads, none failed")
+    is_settled(s, 2, "two versions are left")
+
+main()
