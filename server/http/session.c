@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define REFUSED_PER_SECOND 10
@@ -38,6 +39,8 @@ static struct str view(const struct session *s)
 static void consume(struct session *s, size_t n)
 {
     struct http *h = s->http;
+    if (s->owed)
+        s->owed -= n < s->owed ? n : s->owed;
     if (h->scratch_of == s) {
         h->scratch_at += n;
         return;
@@ -185,7 +188,7 @@ static void refuse(struct session *s, unsigned status, const char *why, struct s
 static void response_over(struct session *s, struct request *r)
 {
     struct http *h = s->http;
-    bool keep = r->head.keep_alive && !r->response.close && r->body_complete && !h->closing;
+    bool keep = r->head.keep_alive && !r->response.close && r->body_complete;
     let_go(s);
     conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, 0);
     guard_init(&s->guard);
@@ -487,6 +490,11 @@ static void settle(struct session *s)
             conn_close(&s->conn, false, false);
         return;
     }
+    if (unread == 0 && h->idle_over) {
+        if (list_empty(&s->resume))
+            conn_linger(&s->conn, DRAIN_LINGER_MS);
+        return;
+    }
     conn_want_read(&s->conn, true);
     if (unread == 0) {
         s->in_head = false;
@@ -532,6 +540,22 @@ static void session_input(struct session *s)
     }
 }
 
+/*
+ * A drain answers what came in time: what is here when closing begins and, on a connection that has
+ * no request then, what comes first. The answer to the last request of that says close; a client
+ * that goes on and on pipelining is not followed.
+ */
+static void note_owed(struct session *s)
+{
+    if (s->http->closing && !s->request && s->owed == 0)
+        s->owed = view(s).len;
+}
+
+bool session_ends_with(const struct session *s, const struct request *r)
+{
+    return s->http->closing && (s->owed == 0 || !r->body_complete);
+}
+
 static void on_readable(struct conn *c)
 {
     struct session *s = session_of(c);
@@ -545,6 +569,7 @@ static void on_readable(struct conn *c)
         return;
     }
     if (n > 0) {
+        note_owed(s);
         session_input(s);
         return;
     }
@@ -688,19 +713,38 @@ void http_reap(struct http *h)
 void http_set_closing(struct http *h)
 {
     h->closing = true;
+    list_each (n, &h->conns.open) {
+        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
+        int in_kernel = 0;
+        if (conn_is_open(&s->conn) && ioctl(s->conn.fd, FIONREAD, &in_kernel) == 0 && in_kernel > 0)
+            s->owed = (size_t)in_kernel;
+        s->owed += view(s).len;
+    }
+}
+
+bool http_is_quiet(const struct http *h)
+{
+    list_each (n, &h->conns.open) {
+        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
+        if (conn_is_open(&s->conn) && (!s->request || s->owed > 0))
+            return false;
+    }
+    return true;
 }
 
 void http_close_idle(struct http *h)
 {
     h->now_us = clock_us();
+    h->idle_over = true;
     list_each_safe (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
-        if (s->request || !conn_is_open(&s->conn))
+        if (s->request || !conn_is_open(&s->conn) || s->in.len > s->in_at)
             continue;
         ssize_t got = read_more(s); /* once more: a request may have arrived meanwhile */
+        note_owed(s);
         if (got > 0)
             session_input(s);
-        if (!s->request && conn_is_open(&s->conn) && !s->in_head)
+        else
             conn_linger(&s->conn, DRAIN_LINGER_MS);
     }
 }

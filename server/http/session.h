@@ -54,7 +54,8 @@ struct http {
     struct list later;  /* the same, in the next turn of the loop */
     struct event later_event;
     uint64_t now_us; /* of the event in hand */
-    bool closing;    /* answers carry Connection: close, no next request after them */
+    bool closing;    /* a drain: the last answer of a connection carries Connection: close */
+    bool idle_over;  /* later in it: who has sent nothing is not waited for any more */
     unsigned refused_logged;
     uint64_t refused_second;
 };
@@ -76,6 +77,7 @@ struct session {
     struct guard guard;
     struct buf in; /* only while a head or a body is unfinished, or input waits */
     size_t in_at;  /* consumed of it */
+    size_t owed;   /* while closing: input that was here in time; its requests are answered */
     struct list resume;
 };
 
@@ -116,6 +118,8 @@ void request_discard_body(struct request *r);
 void http_set_closing(struct http *h);
 /* Sessions without a request and without unread input end: shut for writing, read to the end. */
 void http_close_idle(struct http *h);
+/* After that: will no request begin any more? */
+bool http_is_quiet(const struct http *h);
 void http_close_all(struct http *h); /* whatever they do */
 
 #endif

@@ -10,6 +10,9 @@ void session_discard_available(struct session *s, struct request *r);
 /* After output was queued or left: deadlines; true when the response is over and was let go of. */
 bool session_sent(struct session *s, struct request *r);
 
+/* A drain: is `r`, whose answer's head is being composed, the last request of its connection? */
+bool session_ends_with(const struct session *s, const struct request *r);
+
 /* The connection failed while the layer above was calling: closed, and its request let go of. */
 void session_fail(struct session *s);
 

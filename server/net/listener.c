@@ -163,6 +163,11 @@ static int open_unix(struct listeners *ls, const struct addr *a, struct err *err
         return err_set(err, "listen %s: no memory", a->text);
     name_it(l, (const struct sockaddr *)un, a->len);
     l->path = strdup(un->sun_path);
+    struct stat st;
+    if (lstat(un->sun_path, &st) == 0) {
+        l->dev = st.st_dev;
+        l->ino = st.st_ino;
+    }
     return 0;
 }
 
@@ -258,18 +263,26 @@ void listeners_log(const struct listeners *ls)
     }
 }
 
-void listeners_close(struct listeners *ls)
+void listeners_unlink(struct listeners *ls)
 {
-    for (unsigned i = 0; i < ls->n; i++) {
+    for (unsigned i = 0; ls && i < ls->n; i++) {
         struct listener *l = &ls->all[i];
-        if (l->fd >= 0)
-            close(l->fd);
-        if (l->path)
+        struct stat st;
+        if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
             unlink(l->path);
         free(l->path);
         l->path = NULL;
-        l->fd = -1;
     }
+}
+
+void listeners_close(struct listeners *ls)
+{
+    for (unsigned i = 0; i < ls->n; i++) {
+        if (ls->all[i].fd >= 0)
+            close(ls->all[i].fd);
+        ls->all[i].fd = -1;
+    }
+    listeners_unlink(ls);
 }
 
 void listeners_free(struct listeners *ls)

@@ -10,6 +10,8 @@
 #include "base/config.h"
 #include "base/err.h"
 
+#include <sys/types.h>
+
 enum listener_kind { LISTENER_TCP, LISTENER_UNIX };
 
 struct listener {
@@ -18,7 +20,9 @@ struct listener {
     int worker;       /* the one that accepts; -1 = every worker, one accept a turn */
     bool handed_over; /* somebody else may hold it: never filtered, only our copy is closed */
     char *path;       /* unix sockets of ours: to be unlinked; else NULL */
-    char name[128];   /* as told to people: "127.0.0.1:8080", "unix:/run/x.sock" */
+    dev_t dev;        /* of that file: a successor may have taken its place */
+    ino_t ino;
+    char name[128]; /* as told to people: "127.0.0.1:8080", "unix:/run/x.sock" */
 };
 
 struct listeners {
@@ -32,6 +36,8 @@ int listeners_open(struct listeners **out, const struct config *cfg, unsigned nw
                    struct err *err);
 /* Logs one `listening` event for each distinct address. */
 void listeners_log(const struct listeners *ls);
+/* So that no socket file of ours stays behind when the process ends at once. Accepts NULL. */
+void listeners_unlink(struct listeners *ls);
 /* The drain has emptied them: closes the descriptors and unlinks unix paths of ours. */
 void listeners_close(struct listeners *ls);
 /* Nobody waits any more: closes descriptors, unlinks unix paths of ours. Accepts NULL. */

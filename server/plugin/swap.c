@@ -153,7 +153,8 @@ static void answer_draining(struct swap *s)
     for (struct list *it; (it = list_pop(&s->waiting)) != NULL;) {
         struct swap_ask *ask = list_entry(it, struct swap_ask, node);
         s->counts.draining++;
-        answer_without_round(s, ask, "draining", "the server drains: it takes no new plugins");
+        report_draining(s, ask);
+        answer_without_round(s, ask, "draining", DRAINING_REASON);
     }
     want_clear(&s->want);
 }

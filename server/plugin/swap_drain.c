@@ -5,6 +5,7 @@
  */
 #include "plugin/swap_private.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "plugin/retire.h"
 
@@ -116,18 +117,37 @@ void swap_drain_fini(struct swap *s, void (*done)(void *arg), void *arg)
     swap_kick(s);
 }
 
-static void log_unfinished(const struct version *v)
+/* A request that waits for nothing: its callback has not returned to the worker. */
+static void find_doing(const struct swap *s, const struct version *v, struct version_sums *sums)
+{
+    uint64_t now = clock_us();
+    for (unsigned i = 0; i < s->deps.nloops; i++) {
+        const struct loop_doing *doing = &s->deps.loops[i]->doing;
+        uint64_t since = __atomic_load_n(&doing->since_us, __ATOMIC_RELAXED);
+        uint64_t age = now > since ? now - since : 0;
+        if (__atomic_load_n(&doing->version, __ATOMIC_ACQUIRE) != v || age <= sums->oldest_age_us)
+            continue;
+        sums->oldest_age_us = age;
+        sums->oldest_route = __atomic_load_n(&doing->route, __ATOMIC_RELAXED);
+        sums->oldest_waits_for = __atomic_load_n(&doing->callback, __ATOMIC_RELAXED);
+    }
+}
+
+static void log_unfinished(const struct swap *s, const struct version *v)
 {
     struct log_line line;
     struct version_sums sums;
     const char *waits_for = retire_waits_for(v);
     version_sum(v, &sums);
+    find_doing(s, v, &sums);
+    if (sums.oldest_waits_for != NULL)
+        waits_for = sums.oldest_waits_for;
     log_begin(&line, LOG_WARN, "cooling", "%s %s is cut at the drain's deadline: %llu requests, %s",
               v->plugin, v->id, (unsigned long long)sums.pins,
               waits_for != NULL ? waits_for : version_state_name(v->state));
     retire_log_identity(&line, v);
     log_u64(&line, "in_flight", sums.pins);
-    log_z(&line, "waits_for", sums.pins > 0 ? sums.oldest_waits_for : waits_for);
+    log_z(&line, "waits_for", waits_for);
     log_z(&line, "route", sums.oldest_route);
     log_u64(&line, "age_ms", sums.oldest_age_us / 1000u);
     log_end(&line);
@@ -143,7 +163,7 @@ unsigned swap_drain_cut(struct swap *s)
         if (!retire_can_end(v))
             continue;
         n++;
-        log_unfinished(v);
+        log_unfinished(s, v);
         if (v->met && v->retire_step <= RETIRE_RELEASE)
             retire_abort(v);
     }

@@ -114,6 +114,9 @@ void report_version_failed(struct swap *s, struct version *v, const char *stage,
 void report_file_failed(struct swap *s, const struct found *f, bool again);
 void report_loaded(const struct version *v);
 void report_swap(struct swap *s, bool ok, const char *word);
+/* What was asked for and will not be scanned. */
+#define DRAINING_REASON "the server drains: it takes no new plugins"
+void report_draining(struct swap *s, const struct swap_ask *ask);
 void round_answer(struct swap *s, struct list *asks, bool ok, const char *word);
 void answer_without_round(struct swap *s, struct swap_ask *ask, const char *word,
                           const char *reason);

@@ -200,6 +200,21 @@ void report_swap(struct swap *s, bool ok, const char *word)
     log_end(&line);
 }
 
+void report_draining(struct swap *s, const struct swap_ask *ask)
+{
+    struct entries none = { 0 };
+    struct log_line line;
+    log_begin(&line, LOG_ERROR, "swap", "nothing was changed: " DRAINING_REASON);
+    log_bool(&line, "ok", false);
+    log_u64(&line, "generation", swap_generation(s));
+    log_u64(&line, "duration_us", clock_us() - ask->asked_us);
+    log_u64(&line, "publish_us", 0);
+    log_entries(&line, "changed", &none);
+    log_entries(&line, "failed", &none);
+    log_entries(&line, "unchanged", &none);
+    log_end(&line);
+}
+
 /* ---- Answers --------------------------------------------------------------------------------- */
 
 void round_answer(struct swap *s, struct list *asks, bool ok, const char *word)

@@ -148,6 +148,7 @@ _Noreturn static void fail_start(struct server *s, const char *why)
     log_flush(1000);
     fprintf(stderr, "graftd: %s\n", why);
     listeners_free(s->listeners);
+    s->listeners = NULL;
     leave_now(s, 1, true);
 }
 

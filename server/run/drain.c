@@ -165,8 +165,6 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
     d->phase = PHASE_CUT;
     d->cut = workers_in_flight(d->deps.workers);
     swap_drain_cut(d->deps.swap);
-    listeners_close(d->deps.listeners);
-    if (!workers_busy(d->deps.workers))
-        workers_cut_all(d->deps.workers, NULL, NULL);
+    workers_cut_all(d->deps.workers);
     next_in(d, LAST_WORD_MS);
 }

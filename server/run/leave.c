@@ -54,6 +54,7 @@ _Noreturn void leave_now(struct server *s, int status, bool leaks)
     if (s->ops_path != NULL)
         unlink(s->ops_path);
     place_close(&s->control);
+    listeners_unlink(s->listeners);
     remove_stage(s);
     log_flush(FLUSH_MS);
     if (leaks)

@@ -19,6 +19,7 @@
 #define ACCEPT_BURST    64  /* connections taken from one listener in one turn */
 #define ACCEPT_RETRY_MS 100 /* after a pause for want of descriptors or by limits.connections */
 #define ACCEPT_LAST_MS  250 /* how long a closing listener is still accepted from */
+#define QUIET_MS        10  /* how often the end of half-sent requests is looked for */
 
 struct worker;
 
@@ -42,8 +43,9 @@ struct worker {
     struct acceptor *acceptors;
     unsigned nacceptors;
     struct event retry; /* after a pause, or the last look at closing listeners */
-    bool accepting, closing, starved;
+    bool accepting, closing, starved, ending;
     struct msg command; /* from the control thread; its fn says what */
+    struct msg cut;     /* the same, whatever runs: the deadline does not wait */
     struct msg answer;  /* back to it */
     struct err failed;
 };
@@ -74,14 +76,17 @@ static void accept_on(struct worker *w)
     }
 }
 
+static void acceptor_off(struct acceptor *a)
+{
+    if (a->on)
+        event_del(&a->event);
+    a->on = false;
+}
+
 static void accept_off(struct worker *w)
 {
-    for (unsigned i = 0; i < w->nacceptors; i++) {
-        struct acceptor *a = &w->acceptors[i];
-        if (a->on)
-            event_del(&a->event);
-        a->on = false;
-    }
+    for (unsigned i = 0; i < w->nacceptors; i++)
+        acceptor_off(&w->acceptors[i]);
 }
 
 static void retry_in(struct worker *w, unsigned ms)
@@ -172,13 +177,24 @@ static void accept_all(struct worker *w)
             ;
 }
 
+/* Idle connections are closed; who has sent a part of a request may send the rest. */
+static void look_quiet(struct worker *w)
+{
+    if (http_is_quiet(&w->http))
+        answer(w);
+    else
+        retry_in(w, QUIET_MS);
+}
+
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
     loop_enter(&w->loop);
     w->starved = false;
-    if (!w->closing) {
+    if (w->ending) {
+        look_quiet(w);
+    } else if (!w->closing) {
         if (w->accepting)
             accept_on(w);
     } else {
@@ -208,7 +224,8 @@ static void do_accept(struct msg *m)
     answer(w);
 }
 
-/* Sockets that only we hold refuse new clients and are emptied; others are left to their owner. */
+/* Sockets that only we hold refuse new clients and are emptied; others are left to their owner. A
+   unix socket that was shut down would be readable for ever. */
 static void do_stop(struct msg *m)
 {
     struct worker *w = worker_of(m);
@@ -217,11 +234,10 @@ static void do_stop(struct msg *m)
     for (unsigned i = 0; i < w->nacceptors; i++) {
         const struct listener *l = w->acceptors[i].listener;
         if (l->handed_over) {
-            if (w->acceptors[i].on)
-                event_del(&w->acceptors[i].event);
-            w->acceptors[i].on = false;
+            acceptor_off(&w->acceptors[i]);
         } else if (l->kind == LISTENER_UNIX) {
             shutdown(l->fd, SHUT_RD);
+            acceptor_off(&w->acceptors[i]);
         } else if (listener_refuse_new(l) != 0) {
             log_msg(LOG_WARN, "drain", "%s: no filter against new connections: %s", l->name,
                     strerror(errno));
@@ -235,15 +251,16 @@ static void do_stop(struct msg *m)
 static void do_close_idle(struct msg *m)
 {
     struct worker *w = worker_of(m);
+    w->ending = true;
     http_close_idle(&w->http);
-    answer(w);
+    look_quiet(w);
 }
 
 static void do_cut(struct msg *m)
 {
-    struct worker *w = worker_of(m);
+    struct worker *w = container_of(m, struct worker, cut);
+    CHECK(w, WORKER_MAGIC);
     http_close_all(&w->http);
-    answer(w);
 }
 
 /* ---- Commands: on the control thread --------------------------------------------------------- */
@@ -289,9 +306,13 @@ void workers_close_idle(struct workers *ws, void (*done)(void *arg), void *arg)
     command(ws, do_close_idle, done, arg);
 }
 
-void workers_cut_all(struct workers *ws, void (*done)(void *arg), void *arg)
+void workers_cut_all(struct workers *ws)
 {
-    command(ws, do_cut, done, arg);
+    ON_CONTROL();
+    for (unsigned i = 0; i < ws->n; i++) {
+        ws->all[i]->cut.fn = do_cut;
+        loop_post(&ws->all[i]->loop, &ws->all[i]->cut);
+    }
 }
 
 bool workers_busy(const struct workers *ws)

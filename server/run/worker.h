@@ -26,10 +26,12 @@ unsigned workers_default_count(void);
 void workers_accept(struct workers *ws);
 
 /* The steps of a drain (run/drain.c), each a message to every worker; `done` runs on the control
-   thread when all have answered. One at a time. */
+   thread when all have answered. One at a time. The second ends when no request can begin any
+   more. */
 void workers_stop_accepting(struct workers *ws, void (*done)(void *arg), void *arg);
 void workers_close_idle(struct workers *ws, void (*done)(void *arg), void *arg);
-void workers_cut_all(struct workers *ws, void (*done)(void *arg), void *arg);
+/* Its deadline, once: also while a step is not answered. */
+void workers_cut_all(struct workers *ws);
 
 bool workers_busy(const struct workers *ws); /* a step has not been answered by all */
 
