@@ -123,8 +123,8 @@ static void put_version(struct json_out *j, const struct version *v)
     put_oldest(j, &s);
     json_put_u64(j, "served", s.served);
     json_put_u64(j, "errors", s.errors);
-    json_put_u64(j, "p50_us", latency_quantile_us(s.latency, 0.50));
-    json_put_u64(j, "p99_us", latency_quantile_us(s.latency, 0.99));
+    json_put_u64(j, "p50_us", latency_quantile_us(s.latency_all, 0.50));
+    json_put_u64(j, "p99_us", latency_quantile_us(s.latency_all, 0.99));
     json_put_z(j, "reason", v->reason);
     json_close(j, '}');
 }

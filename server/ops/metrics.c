@@ -120,32 +120,41 @@ static void write_versions_figures(struct view *v)
 }
 
 /* Four buckets of ours make one of Prometheus's: its bounds are powers of two. */
-static void write_histogram(struct view *v, const struct row *row)
+static void write_histogram(struct view *v, const char *labels, const uint64_t *buckets,
+                            uint64_t sum_us)
 {
     static const char name[] = "graft_request_duration_seconds";
     uint64_t seen = 0;
     for (unsigned b = 0; b < LATENCY_BUCKETS; b++) {
-        seen += row->sums.latency[b];
+        seen += buckets[b];
         if (b % 4 != 3 || b + 1 == LATENCY_BUCKETS)
             continue;
-        v->failed |= buf_printf(v->out, "%s_bucket{%s,le=\"%.9g\"} %" PRIu64 "\n", name,
-                                row->labels, (double)latency_bound_us(b) / 1e6, seen) != 0;
+        v->failed |= buf_printf(v->out, "%s_bucket{%s,le=\"%.9g\"} %" PRIu64 "\n", name, labels,
+                                (double)latency_bound_us(b) / 1e6, seen) != 0;
     }
     v->failed |=
-        buf_printf(v->out, "%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, row->labels, seen) != 0;
+        buf_printf(v->out, "%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, labels, seen) != 0;
     char sum_name[64];
     snprintf(sum_name, sizeof sum_name, "%s_sum", name);
-    sample_seconds(v, sum_name, row->labels, row->sums.latency_sum_us);
+    sample_seconds(v, sum_name, labels, sum_us);
     snprintf(sum_name, sizeof sum_name, "%s_count", name);
-    sample(v, sum_name, row->labels, seen);
+    sample(v, sum_name, labels, seen);
 }
 
+/* A class that a version has not had yet has no histogram: thirty lines of zeros tell nothing. */
 static void write_latency(struct view *v)
 {
     family(v, "graft_request_duration_seconds", "histogram",
-           "From a request's complete head to the end of its answer.");
+           "From a request's complete head to the end of its answer, by status class.");
     for (size_t i = 0; i < v->nrows; i++)
-        write_histogram(v, &v->rows[i]);
+        for (size_t c = 0; c < ARRAY_LEN(classes); c++) {
+            const struct version_sums *sums = &v->rows[i].sums;
+            char labels[600];
+            if (sums->by_class[c] == 0)
+                continue;
+            snprintf(labels, sizeof labels, "%s,class=\"%s\"", v->rows[i].labels, classes[c]);
+            write_histogram(v, labels, sums->latency[c], sums->latency_sum_us[c]);
+        }
 }
 
 static void write_connections(struct view *v)

@@ -106,8 +106,8 @@ static void put_version(struct page *p, const struct version *v)
     put_number(p, s.pins);
     put_number(p, s.served);
     put_number(p, s.errors);
-    put_number(p, latency_quantile_us(s.latency, 0.50));
-    put_number(p, latency_quantile_us(s.latency, 0.99));
+    put_number(p, latency_quantile_us(s.latency_all, 0.50));
+    put_number(p, latency_quantile_us(s.latency_all, 0.99));
     put(p, "<td>");
     if (s.oldest_age_us > 0) {
         putf(p, "%.1f s, ", (double)s.oldest_age_us / 1e6);

@@ -83,8 +83,8 @@ static void count(struct exchange *x, unsigned status_class)
         COUNTER_ADD(cell->errors, error ? 1u : 0u);
         COUNTER_ADD(cell->bytes_out, x->bytes_out);
         COUNTER_ADD(cell->by_class[status_class], 1);
-        COUNTER_ADD(cell->latency[bucket], 1);
-        COUNTER_ADD(cell->latency_sum_us, us);
+        COUNTER_ADD(cell->latency[status_class][bucket], 1);
+        COUNTER_ADD(cell->latency_sum_us[status_class], us);
     }
 }
 

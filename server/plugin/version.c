@@ -165,20 +165,29 @@ static bool oldest_read(const struct version_oldest *from, struct version_oldest
     return false;
 }
 
+static void sum_class(const struct version_cell *cell, unsigned class, struct version_sums *out)
+{
+    uint64_t count = COUNTER_READ(cell->by_class[class]);
+    if (count == 0)
+        return;
+    out->by_class[class] += count;
+    out->latency_sum_us[class] += COUNTER_READ(cell->latency_sum_us[class]);
+    for (unsigned i = 0; i < LATENCY_BUCKETS; i++) {
+        uint64_t n = COUNTER_READ(cell->latency[class][i]);
+        out->latency[class][i] += n;
+        out->latency_all[i] += n;
+        out->latency_count += n;
+    }
+}
+
 static void sum_cell(const struct version_cell *cell, uint64_t now, struct version_sums *out)
 {
     out->pins += COUNTER_READ(cell->pins);
     out->served += COUNTER_READ(cell->served);
     out->errors += COUNTER_READ(cell->errors);
     out->bytes_out += COUNTER_READ(cell->bytes_out);
-    out->latency_sum_us += COUNTER_READ(cell->latency_sum_us);
-    for (unsigned i = 0; i < ARRAY_LEN(out->by_class); i++)
-        out->by_class[i] += COUNTER_READ(cell->by_class[i]);
-    for (unsigned i = 0; i < LATENCY_BUCKETS; i++) {
-        uint64_t n = COUNTER_READ(cell->latency[i]);
-        out->latency[i] += n;
-        out->latency_count += n;
-    }
+    for (unsigned c = 0; c < STATUS_CLASSES; c++)
+        sum_class(cell, c, out);
     struct version_oldest oldest;
     if (!oldest_read(&cell->oldest, &oldest))
         return;

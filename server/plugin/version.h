@@ -38,6 +38,7 @@ const char *version_state_name(enum version_state s);
 /* Latency buckets: four to each power of two of microseconds; the last takes all that is longer
    (about 235 s). */
 #define LATENCY_BUCKETS 108
+#define STATUS_CLASSES 6 /* [0] = cut without an answer, 1xx .. 5xx */
 unsigned latency_bucket(uint64_t us);
 uint64_t latency_bound_us(unsigned bucket); /* its upper bound, inclusive */
 
@@ -55,9 +56,9 @@ struct version_cell {
     _Alignas(CACHE_LINE) uint64_t pins; /* requests of this worker that still use the version */
     uint64_t served, errors;            /* requests that ended; of them with 5xx or cut */
     uint64_t bytes_out;
-    uint64_t by_class[6]; /* by status class; [0] = cut */
-    uint64_t latency[LATENCY_BUCKETS];
-    uint64_t latency_sum_us;
+    uint64_t by_class[STATUS_CLASSES]; /* by status class; [0] = cut */
+    uint64_t latency[STATUS_CLASSES][LATENCY_BUCKETS];
+    uint64_t latency_sum_us[STATUS_CLASSES];
     struct version_oldest oldest;
     struct list suspended; /* handles (plugin/chain.h) that outlived a loop turn, oldest first */
     bool inited;           /* worker_init returned 0 and worker_fini is owed */
@@ -177,8 +178,9 @@ const char *version_fail_text(void); /* after one that failed; never NULL */
 
 /* Sums over the cells. Control. */
 struct version_sums {
-    uint64_t pins, served, errors, bytes_out, by_class[6];
-    uint64_t latency[LATENCY_BUCKETS], latency_sum_us, latency_count;
+    uint64_t pins, served, errors, bytes_out, by_class[STATUS_CLASSES];
+    uint64_t latency[STATUS_CLASSES][LATENCY_BUCKETS], latency_sum_us[STATUS_CLASSES];
+    uint64_t latency_all[LATENCY_BUCKETS], latency_count; /* of all classes */
     uint64_t oldest_age_us; /* 0: none */
     const char *oldest_route, *oldest_waits_for;
 };

@@ -43,13 +43,16 @@ TEST(sums_are_over_the_cells)
     version_pin(v, 1);
     v->cells[0].served = 3;
     v->cells[1].served = 4;
-    v->cells[1].latency[7] = 2;
+    v->cells[1].by_class[2] = 2;
+    v->cells[1].latency[2][7] = 2;
     v->cells[1].oldest.start_us = clock_us() - 5000;
     v->cells[1].oldest.route = "/x";
     version_sum(v, &sums);
     is(sums.pins, 3);
     is(sums.served, 7);
     is(sums.latency_count, 2);
+    is(sums.latency[2][7], 2);
+    is(sums.latency_all[7], 2);
     is_str(sums.oldest_route, "/x");
     ok(sums.oldest_age_us >= 5000);
     v->cells[1].oldest.seq = 1; /* being written */
