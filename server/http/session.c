@@ -296,9 +296,9 @@ static void body_chunked(struct session *s, struct request *r)
     consume(s, used);
     if (res == CHUNKED_BAD) {
         body_broken(r, r->chunked.status, r->chunked.why);
-    } else if (r->body_mode == BODY_BUFFERED && !r->body_discard &&
+    } else if (r->body_mode == BODY_BUFFERED && !r->body_discard && r->chunked.digits == 0 &&
                r->chunked.left > r->http->limits.body_bytes) {
-        /* its bytes need not be waited for */
+        /* its size is known: its bytes need not be waited for */
         body_broken(r, 413, "a chunk is larger than limits.body_bytes");
     } else if (res == CHUNKED_END) {
         body_done(s, r);

@@ -6,9 +6,11 @@ request, absent: either; `body`: the last answer's (`nohead`: the HEAD answer ha
 of the requests, where answers to HEAD are to be read; `interim`: the 1xx answers before the last."""
 import json
 import os
+import random
 import re
 import sys
 import threading
+import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *  # noqa: E402,F403
 
@@ -37,10 +39,16 @@ def answers(conn, one):
     return got, error
 
 
-def wrong(one, to, pause):
-    """What is wrong with the server's answer to this case, or None."""
+def wrong(one, to, pause, cut=None):
+    """What is wrong with the server's answer to this case, or None. `cut`: of random numbers, says
+    where the bytes are divided instead of as the case says."""
     with Conn(to) as conn:
-        conn.send(*[part.encode("latin-1") for part in one["send"]], pause=pause)
+        parts = [part.encode("latin-1") for part in one["send"]]
+        if cut:
+            whole = b"".join(parts)
+            places = sorted({0, len(whole), *(cut.randrange(len(whole) + 1) for _ in range(cut.randrange(1, 6)))})
+            parts = [whole[a:b] for a, b in zip(places, places[1:])]
+        conn.send(*parts, pause=pause)
         got, error = answers(conn, one)
         statuses = [r.status for r in got]
         if statuses not in one["ok"]:
@@ -48,7 +56,7 @@ def wrong(one, to, pause):
         last = got[-1]
         if "body" in one and one["body"] != "nohead" and last.body != one["body"].encode("latin-1"):
             return f"body {last.body[:300]!r}"
-        if "interim" in one and last.interim != one["interim"]:
+        if "interim" in one and not cut and last.interim != one["interim"]:
             return f"interim answers {last.interim}"
         if last.status == 405 and not last.header("Allow"):
             return "405 without Allow"
@@ -81,7 +89,7 @@ def wrong_end(conn, one, last):
     return f"more bytes: {conn.data[:200]!r}" if conn.data else None
 
 
-def all_at_once(to, clients):
+def all_at_once(to, clients, seed=None):
     """{index: what is wrong} of all cases, by this many clients at once."""
     left, found, lock = list(range(len(CASES))), {}, threading.Lock()
 
@@ -92,7 +100,7 @@ def all_at_once(to, clients):
                     return
                 i = left.pop()
             try:
-                why = wrong(CASES[i], to, 0.005)
+                why = wrong(CASES[i], to, 0.005, random.Random(f"{seed} {i}") if seed is not None else None)
             except Exception as error:  # for the main thread to show
                 why = repr(error)
             if why:
@@ -124,5 +132,16 @@ for kind, clients in (("TCP", 12), ("IPv6", 8), ("a unix socket", 8)):
         ok(not found, f"{len(CASES)} cases by {clients} clients over {kind}",
            "\n".join(f"{CASES[i]['name']}: {why}" for i, why in found.items()))
         is_(s.status()["in_flight"], 0, "and no request is left")
+
+
+@case("where the bytes are divided changes nothing")
+def _():
+    s = Server(["hello", "echo"])
+    seed = int(os.environ.get("TEST_SEED") or time.time())
+    for i in range(3):
+        found = all_at_once(s, 12, seed + i)
+        ok(not found, f"{len(CASES)} cases divided at random (TEST_SEED={seed + i})",
+           "\n".join(f"{CASES[i]['name']}: {why}" for i, why in found.items()))
+    is_(s.status()["in_flight"], 0, "and no request is left")
 
 main()
