@@ -13,11 +13,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib
 from grafttest import *  # noqa: E402,F403
 
 ROOT = os.geteuid() == 0
-HAS_V6 = True
-try:
-    free_port(socket.AF_INET6)
-except OSError:
-    HAS_V6 = False
 
 
 def refused_start(s, seconds=30):

@@ -37,7 +37,7 @@ import traceback
 __all__ = ["ok", "is_", "isnt", "like", "within", "diag", "skip", "skip_all", "case", "main", "secs",
            "wait_for", "Failed", "Server", "Conn", "Response", "HttpError", "Prober", "plugin_path",
            "compile_plugin", "make_unique", "request_bytes", "graftd", "SANITIZER", "SCALE", "ENV",
-           "chunked", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port"]
+           "chunked", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6"]
 
 ENV = os.environ
 GRAFTD, GRAFTCTL = ENV["GRAFTD"], ENV["GRAFTCTL"]
@@ -189,6 +189,16 @@ def free_port(family=socket.AF_INET):
     with socket.socket(family, socket.SOCK_STREAM) as s:
         s.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def _has_v6():
+    try:
+        return bool(free_port(socket.AF_INET6))
+    except OSError:
+        return False
+
+
+HAS_V6 = _has_v6()
 
 
 # ---- Plugins ----
