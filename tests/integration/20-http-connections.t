@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # Connections: FINs, resets, early answers to uploads, long pipelines, HEAD, HTTP/1.0, streams
 import os
+import random
 import socket
 import sys
+import threading
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *  # noqa: E402,F403
@@ -354,6 +356,20 @@ def _():
             c.send(request_bytes("POST", target, expect))
             r = c.response()
             is_((r.status, r.interim), (status, []), f"{status} without 100")
+    s = Server(PLUGINS + ["order_a"], {"middleware": ["order-a"]})
+    with Conn(s) as c:
+        c.send(request_bytes("POST", "/echo?a=text", {**expect, "Content-Length": "8000000"}))
+        r = c.response()
+        is_((r.status, r.interim, (r.header("Connection") or "").lower()), (200, [], "close"),
+            "a middleware that answers 8 MB unread: no 100, and the connection ends")
+        is_(c.ends(), "eof", "closed")
+    with Conn(s) as c:
+        c.send(request_bytes("POST", "/echo?a=later&ms=200", expect))
+        is_(c.is_open(0.1), True, "while a middleware is LATER no 100 is sent")
+        c.fill()
+        like(c.data, "^HTTP/1.1 100 Continue\r\n\r\n$", "but when it has let the request pass")
+        c.send(b"hello")
+        is_(c.response().body, b"hello", "and then all goes on")
     s = Server(PLUGINS, {"middleware": ["order-body"]})
     with Conn(s) as c:
         c.send(request_bytes("POST", "/up?early=1", expect))
@@ -362,6 +378,99 @@ def _():
         c.send(b"hello")
         is_(c.response().status, 413, "then the handler's answer")
         is_(c.get("/hello").status, 200, "and the connection goes on, the body was read")
+
+
+def random_exchange(rng):
+    """One request as bytes, its method, and what is wrong with an answer to it (a function)."""
+    body = rng.randbytes(rng.choice((0, 1, 5, 100, 3000, 20000, 70000, 300000)))
+    kind = rng.randrange(10)
+
+    def expect(status, wanted=None):
+        return lambda r: None if r.status == status and wanted in (None, r.body) else f"{r.status} {r.body[:60]!r} {len(r.body)}"
+    if kind == 0:
+        return request_bytes("POST", "/echo", body=body), "POST", expect(200, body)
+    if kind == 1:
+        pieces, at = [], 0
+        while at < len(body):
+            n = rng.choice((1, 7, 4000, 66000))
+            pieces.append(body[at:at + n])
+            at += n
+            if len(pieces) > 40:
+                pieces.append(body[at:])
+                break
+        return (request_bytes("PUT", "/echo", {"Transfer-Encoding": "chunked"}) +
+                chunked(*pieces, trailers=rng.choice((b"", b"X: y\r\n")))), "PUT", expect(200, body)
+    if kind == 2:
+        n = rng.randrange(1000)
+        return request_bytes("GET", f"/hello/n{n}"), "GET", expect(200, b"hello, n%d\n" % n)
+    if kind == 3:
+        which = rng.choice(("timer", "offload", "post", "post-thread", "done-thread"))
+        return request_bytes("GET", f"/later?which={which}&ms={rng.randrange(4)}"), "GET", expect(200)
+    if kind == 4:
+        n, length = rng.choice((0, 1, 65536, 500000)), rng.randrange(2)
+        return request_bytes("GET", f"/down?bytes={n}&length={length}&chunk={rng.choice((700, 16384))}"), "GET", expect(200, pattern(n))
+    if kind == 5:
+        return (request_bytes("POST", f"/up?late={rng.choice((0, 3))}", body=body), "POST",
+                lambda r: None if r.body.startswith(b"bytes=%d " % len(body)) and b"last=1" in r.body else repr(r.body))
+    if kind == 6:
+        return request_bytes("HEAD", rng.choice(("/hello", "/echo", "/down?bytes=100000"))), "HEAD", expect(200)
+    if kind == 7:
+        return request_bytes("GET", "/nothing"), "GET", expect(404)
+    if kind == 8:
+        return request_bytes("GET", "/resp?which=status&code=204"), "GET", expect(204)
+    return request_bytes("GET", "/hello", version="1.0", headers={"Connection": "keep-alive"}), "GET", expect(200, b"hello, world\n")
+
+
+def random_session(s, seed, found):
+    rng = random.Random(seed)
+    plan = [random_exchange(rng) for _ in range(rng.choice((1, 5, 30)))]
+    whole = b"".join(request for request, _, _ in plan)
+
+    def write():
+        at = 0
+        while at < len(whole):
+            n = rng.choice((1, 3, 50, 1000, 1400, 30000, 300000))
+            if not c.send(whole[at:at + n]):
+                return
+            at += n
+            if rng.random() < 0.3:
+                time.sleep(rng.random() * 0.003)
+    try:
+        with Conn(s, timeout=20, rcvbuf=rng.choice((None, 4096))) as c:
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                for i, (_, method, check) in enumerate(plan):
+                    why = check(c.response(method))
+                    if why:
+                        raise HttpError(f"answer {i + 1} of {len(plan)}: {why}")
+                if not c.is_open(0.001):
+                    raise HttpError(f"more than was asked for, or closed: {c.data[:60]!r}")
+            finally:
+                writer.join(secs(20))
+    except Exception as error:
+        found.append(f"TEST_SEED={seed}: {type(error).__name__}: {error}")
+
+
+@case("random pipelines of everything, divided at random")
+def _():
+    s = Server(PLUGINS, {"limits": {"send_bytes": 100000}})
+    first, found = int(os.environ.get("TEST_SEED") or time.time() * 1000), []
+    until = time.monotonic() + 8
+
+    def live(n):
+        while time.monotonic() < until and len(found) < 5:
+            random_session(s, first + n, found)
+            n += 8
+            if "TEST_SEED" in os.environ:
+                return
+    threads = [threading.Thread(target=live, args=(n,)) for n in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    is_(found, [], f"{s.status()['connections']['accepted']} connections, each answer the right one")
+    quiet(s, "after them")
 
 
 @case("many connections at once, all kinds")
