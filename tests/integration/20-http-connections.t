@@ -360,7 +360,7 @@ def _():
     with Conn(s) as c:
         c.send(request_bytes("POST", "/echo?a=text", {**expect, "Content-Length": "8000000"}))
         r = c.response()
-        is_((r.status, r.interim, (r.header("Connection") or "").lower()), (200, [], "close"),
+        is_((r.status, r.interim, (r.header("Connection") or "").lower()), (403, [], "close"),
             "a middleware that answers 8 MB unread: no 100, and the connection ends")
         is_(c.ends(), "eof", "closed")
     with Conn(s) as c:
