@@ -127,7 +127,7 @@ static bool accept_one(struct acceptor *a)
     struct worker *w = a->worker;
     struct sockaddr_storage peer = { .ss_family = AF_UNSPEC };
     socklen_t len = sizeof peer;
-    if (at_limit(w)) {
+    if (!w->closing && at_limit(w)) { /* closing: those who idle would keep the queue waiting */
         pause_accepting(w, "limits.connections are open");
         return false;
     }

@@ -136,6 +136,22 @@ def _():
         is_(s.wait_exit(), 0, f"{kind}: exit 0")
 
 
+@case("who waits because limits.connections are open is answered, too")
+def _():
+    s = Server(["hello"], drain(idle=300, limits={"connections": 4}), workers=2)
+    address = s.address
+    idle = [Conn(s) for _ in range(4)]
+    wait_for(lambda: s.status()["connections"]["now"] == 4, 5, "the places are taken")
+    waiting = [Conn(address) for _ in range(6)]
+    for c in waiting:
+        c.send(HELLO)
+    wait_for(lambda: s.event("accept_paused"), 5, "accepting pauses")
+    s.send_signal(signal.SIGTERM)
+    is_([c.response().status for c in waiting], [200] * 6, "six in the queue are answered")
+    is_([c.ends() for c in idle], ["eof"] * 4, "the idle ones end cleanly")
+    is_(s.wait_exit(), 0, "exit 0")
+
+
 def listening(family, address):
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.bind(address)
