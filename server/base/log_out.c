@@ -45,6 +45,7 @@ static struct {
     size_t at, len;
     bool torn; /* the last byte that was written is not the end of a line */
     uint64_t told, told_at_us;
+    uint64_t told_surely; /* `told` before the event that is still in the buffer */
     char buf[(size_t)64 << 10];
 } out;
 
@@ -202,11 +203,13 @@ static bool write_buffer(void)
             return false;
         if (n <= 0) {
             count_lost(out.buf + out.at, out.len - out.at);
+            out.told = out.told_surely;
             break;
         }
         out.at += (size_t)n;
         out.torn = out.buf[out.at - 1] != '\n';
     }
+    out.told_surely = out.told;
     empty_buffer();
     return true;
 }
@@ -349,6 +352,7 @@ static int move_to(const char *file, struct err *err)
     close_target();
     out.to = to;
     out.torn = false;
+    out.told_at_us = 0; /* the new one is told at once what the old one lost */
     atomic_store(&awake, true);
     wake(); /* what waited for the old one to take more waits no longer */
     return 0;
