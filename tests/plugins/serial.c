@@ -5,6 +5,8 @@
  *
  *     GET /serial?ms=2         the handler sleeps; "VERSION calls=N overlaps=N"
  *     GET /serial/later?ms=2   the same from a timer, a post and an offload's then
+ *     POST /serial/up?ms=2     the same from each on_body (GRAFT_STREAM), and from on_abort
+ *     GET /serial/down?ms=2    the same from each on_writable of a stream of 4 MB
  *     ?serial-mw=1             (as middleware) on_request and on_finish sleep too
  * graft_every runs each 5 ms under the same lock. Overlaps are logged as "serial OVERLAP in …".
  */
@@ -100,6 +102,77 @@ static graft_next later(graft_req *req, void *state)
     return graft_after(req, 1, in_timer, state) == 0 ? GRAFT_LATER : GRAFT_ERROR;
 }
 
+struct stream {
+    struct serial *serial;
+    unsigned ms, left;
+    bool over;
+};
+
+static struct stream *stream_of(graft_req *req, void *state)
+{
+    struct stream *st = graft_scratch(req);
+    *st = (struct stream){ .serial = state, .ms = query_number(req, "ms", 2), .left = 64 };
+    return st;
+}
+
+static void finish(graft_req *req, struct stream *st)
+{
+    if (!st->over)
+        graft_done(req);
+    st->over = true;
+}
+
+static void on_abort(graft_req *req, void *arg)
+{
+    struct stream *st = arg;
+    critical(st->serial, "on_abort", st->ms);
+    graft_log(st->serial->self, GRAFT_INFO, "serial aborted");
+    finish(req, st);
+}
+
+static void on_body(graft_req *req, graft_str chunk, bool last, void *arg)
+{
+    struct stream *st = arg;
+    (void)chunk;
+    critical(st->serial, "on_body", st->ms);
+    if (!last)
+        return;
+    report(req, st->serial);
+    finish(req, st);
+}
+
+static graft_next up(graft_req *req, void *state)
+{
+    struct stream *st = stream_of(req, state);
+    graft_on_abort(req, on_abort, st);
+    graft_on_body(req, on_body, st);
+    return GRAFT_LATER;
+}
+
+static void on_writable(graft_req *req, void *arg)
+{
+    static const char block[65536];
+    struct stream *st = arg;
+    int rc = 0;
+    critical(st->serial, "on_writable", st->ms);
+    while (rc == 0 && st->left > 0) {
+        rc = graft_write(req, block, sizeof block);
+        st->left--;
+    }
+    graft_flush(req);
+    if (rc < 0 || st->left == 0)
+        finish(req, st);
+}
+
+static graft_next down(graft_req *req, void *state)
+{
+    struct stream *st = stream_of(req, state);
+    graft_on_abort(req, on_abort, st);
+    graft_on_writable(req, on_writable, st);
+    on_writable(req, st);
+    return GRAFT_LATER;
+}
+
 static graft_next on_request(graft_req *req, void *state)
 {
     if (query_number(req, "serial-mw", 0))
@@ -124,9 +197,12 @@ GRAFT_PLUGIN(
     .flags       = GRAFT_SERIAL,
     .name        = "serial",
     .version     = VERSION,
+    .scratch_size = sizeof(struct stream),
     .init        = init,
     .routes      = (const graft_route[]){ { "GET", "/serial", handler, 0 },
                                           { "GET", "/serial/later", later, 0 },
+                                          { "POST", "/serial/up", up, GRAFT_STREAM },
+                                          { "GET", "/serial/down", down, 0 },
                                           { 0 } },
     .on_request  = on_request,
     .on_response = on_response,
