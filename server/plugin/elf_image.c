@@ -391,7 +391,10 @@ static int damaged(struct err *err, const char *what)
 
 static int unreadable(struct err *err, const char *what)
 {
-    return err_set(err, "libelf cannot read %s: %s: build it again", what, elf_errmsg(-1));
+    const char *why = elf_errmsg(-1);
+    bool no_memory = why != NULL && strcmp(why, "out of memory") == 0;
+    return err_set(err, "libelf cannot read %s: %s%s", what, why != NULL ? why : "no reason given",
+                   no_memory ? "" : ": build it again");
 }
 
 /* The first PT_DYNAMIC, up to DT_NULL. */
@@ -473,7 +476,7 @@ int elf_image_open(struct elf_image *img, const void *data, size_t size, struct 
     img->elf = elf_memory(bytes.libelf, size);
     if (img->elf == NULL || elf_kind(img->elf) != ELF_K_ELF ||
         elf_getphdrnum(img->elf, &img->phnum) != 0)
-        err_set(err, "libelf cannot read it: %s: build it again", elf_errmsg(-1));
+        unreadable(err, "it");
     else if (open_dynamic(img, &e, err) == 0 && open_strings(img, &e, err) == 0 &&
              open_symbols(img, &e, err) == 0)
         return 0;

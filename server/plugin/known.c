@@ -106,9 +106,27 @@ static bool copy(char **to, const char *from)
     return from == NULL || *to != NULL;
 }
 
+/* Not in a callback of the plugin, these words are the machine's, not the file's. A dlopen that
+   fails is too: the probe could. */
+static bool machine_was_short(const struct known_failure *f)
+{
+    static const char *const ours[] = { "stage",      "preflight", "probe", "dlopen",
+                                        "descriptor", "config",    "routes" };
+    static const char *const words[] = { "out of memory", "no memory", "annot allocate memory",
+                                         "Too many open files", "dlopen: " };
+    bool is_ours = false, tells = false;
+    for (size_t i = 0; i < ARRAY_LEN(ours); i++)
+        is_ours = is_ours || strcmp(f->stage, ours[i]) == 0;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++)
+        tells = tells || strstr(f->error, words[i]) != NULL;
+    return is_ours && tells;
+}
+
 void known_failure_add(struct known *k, const struct known_failure *from)
 {
     known_failure_forget(k, from->key);
+    if (machine_was_short(from))
+        return;
     struct known_failure *f = calloc(1, sizeof *f);
     if (f == NULL)
         return;

@@ -39,7 +39,8 @@ void known_key_file(char out[KNOWN_KEY], const char *sha256);
 void known_key_identity(char out[KNOWN_KEY], const char *sha256, const char *config_sha256);
 
 struct known_failure *known_failure(struct known *k, const char *key); /* or NULL */
-/* Replaces what was there. Without memory nothing is remembered: it will be tried again. */
+/* Replaces what was there. Without memory nothing is remembered, and nothing that failed because
+   memory or descriptors were short: it will be tried again. */
 void known_failure_add(struct known *k, const struct known_failure *from);
 void known_failure_forget(struct known *k, const char *key);
 void known_forget_config_bound(struct known *k); /* a new configuration has come */

@@ -23,7 +23,7 @@ void timer_set_ms(struct event *timer, unsigned ms)
 {
     struct timeval tv = { .tv_sec = ms / 1000u, .tv_usec = (suseconds_t)(ms % 1000u) * 1000 };
     if (event_add(timer, &tv) != 0)
-        log_msg(LOG_ERROR, "swap", "out of memory: a timer of the swap is not set");
+        log_msg(LOG_ERROR, "memory", "out of memory: a timer of the swap is not set");
 }
 
 /* ---- Wishes ---------------------------------------------------------------------------------- */

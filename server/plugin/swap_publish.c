@@ -349,9 +349,25 @@ static void install_config(struct swap *s, const struct generation *g)
                 s->config->plugin_dir);
 }
 
+/* Before anything is published: what serves must be told whole. */
+static int note_changed(struct swap *s)
+{
+    struct round *r = &s->round;
+    for (size_t i = 0; i < r->nfresh; i++)
+        if (entries_add(&r->changed, r->fresh[i]->plugin, r->fresh[i]->id, NULL,
+                        r->fresh[i]->source, NULL) != 0)
+            return -1;
+    return 0;
+}
+
 static void publish(struct swap *s)
 {
     struct round *r = &s->round;
+    if (note_changed(s) != 0) {
+        round_reason(s, "out of memory");
+        round_fail(s, "failed");
+        return;
+    }
     s->phase = PHASE_ADOPT;
     for (size_t i = 0; i < r->nfresh; i++) {
         r->fresh[i]->started = true;
@@ -394,13 +410,8 @@ static void adopted(struct swap *s)
     r->adoption = NULL;
     generation_free(old);
     config_free(r->old_config);
-    for (size_t i = 0; i < r->nfresh; i++) {
-        if (entries_add(&r->changed, r->fresh[i]->plugin, r->fresh[i]->id, NULL,
-                        r->fresh[i]->source, NULL) != 0)
-            log_msg(LOG_ERROR, "swap", "out of memory: the report of a swap lacks %s",
-                    r->fresh[i]->plugin);
+    for (size_t i = 0; i < r->nfresh; i++)
         report_loaded(r->fresh[i]);
-    }
     round_succeed(s);
 }
 

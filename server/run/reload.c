@@ -30,9 +30,8 @@ static void answered(struct swap_ask *ask, const struct swap_result *result)
 }
 
 /* The scan that was asked for does not take place: that is a swap that failed, too. */
-static void refuse(struct reload *r, const char *error, const char *reason)
+static void log_refused(struct server *s, uint64_t asked_us, const char *reason)
 {
-    struct server *s = r->server;
     static struct log_line line; /* 4 KB; the control thread's alone */
     log_begin(&line, LOG_ERROR, "swap", "nothing was changed: %s", reason);
     log_bool(&line, "ok", false);
@@ -41,9 +40,15 @@ static void refuse(struct reload *r, const char *error, const char *reason)
     log_raw(&line, "unchanged", STR("[]"));
     log_raw(&line, "failed", STR("[]"));
     log_z(&line, "error", reason);
-    log_u64(&line, "duration_us", clock_us() - r->ask.asked_us);
+    log_u64(&line, "duration_us", clock_us() - asked_us);
     log_u64(&line, "publish_us", 0);
     log_end(&line);
+}
+
+static void refuse(struct reload *r, const char *error, const char *reason)
+{
+    struct server *s = r->server;
+    log_refused(s, r->ask.asked_us, reason);
     if (r->req != NULL)
         ops_answer_no_swap(r->req, 409, swap_generation(s->swap), error, reason);
     config_free(r->config);
@@ -125,7 +130,7 @@ void reload_signal(struct server *s, bool config)
 {
     struct reload *r = calloc(1, sizeof *r);
     if (r == NULL) {
-        log_msg(LOG_ERROR, "swap", "out of memory: the signal is not acted on: send it again");
+        log_refused(s, clock_us(), "out of memory: send the signal again");
         return;
     }
     r->server = s;

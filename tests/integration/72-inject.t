@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# The n-th allocation, open, mmap or dlopen inside a swap fails, for every n: the old generation answers
+"""As tests/unit/swap_fault_test.c, but of the whole server, and of its libraries too: inject/inject.c is
+preloaded and armed from just before SIGUSR2 until the swap event."""
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+from grafttest import *  # noqa: E402,F403
+from swaptest import *  # noqa: E402,F403
+
+if SANITIZER != "none":
+    skip_all("sanitizers have an allocator of their own")
+
+KINDS = {"allocation": 1, "open": 2, "mmap": 3, "dlopen": 4}
+FOR_EVER = 1 << 60
+
+
+class Injector:
+    """The control file, as inject.c maps it."""
+
+    def __init__(self):
+        folder = tempdir()
+        self.library = os.path.join(folder, "inject.so")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inject", "inject.c")
+        run = subprocess.run([*ENV["TEST_CC"].split(), "-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-o", self.library,
+                              source], capture_output=True, text=True)
+        if run.returncode:
+            raise Failed("inject.c does not compile:\n" + run.stderr)
+        path = os.path.join(folder, "control")
+        with open(path, "w+b") as f:
+            f.truncate(4096)
+            self.map = mmap.mmap(f.fileno(), 4096)
+        self.env = {"LD_PRELOAD": self.library, "INJECT_CONTROL": path}
+
+    def arm(self, kind, first, last):
+        struct.pack_into("<qqq", self.map, 8, 0, first, last)
+        struct.pack_into("<i", self.map, 0, KINDS[kind])
+
+    def disarm(self):
+        """How many calls of the kind were made."""
+        struct.pack_into("<i", self.map, 0, 0)
+        return struct.unpack_from("<q", self.map, 8)[0]
+
+
+def attempt(s, marked, injector, kind, n, many, number):
+    """One swap in which that call fails: whether there was such a call; wrong: a sentence or None."""
+    serves = mark_of(s.get("/version"))
+    sha256 = put(s, marked(number), "versioned")
+    mark = s.mark()
+    injector.arm(kind, n, FOR_EVER if many else n + 1)
+    try:
+        s.send_signal(signal.SIGUSR2)
+        event = wait_for(lambda: s.event("swap", mark), 20, "the swap event", every=0.001)
+    finally:
+        calls = injector.disarm()
+    hit, wrong = calls > n, None
+    if len(s.find_events("swap", mark)) != 1:
+        wrong = f"not one swap event: {s.find_events('swap', mark)}"
+    now = mark_of(s.get("/version"))
+    elif event.get("ok"):
+        wrong = None if now == number else f"ok, but {now} serves instead of {number}"
+    elif not hit:
+        wrong = f"failed, but nothing was injected: {event}"
+    elif now != serves:
+        wrong = f"failed, but {now} serves, and no longer {serves}"
+    elif len(event["msg"]) < 10:
+        wrong = f"failed without a reason: {event}"
+    if not wrong and not event.get("ok"):
+        answer = s.reload()
+        if not answer["ok"] or mark_of(s.get("/version")) != number:
+            wrong = f"the next swap does not work: {answer}"
+    if not wrong and s.active("versioned")["sha256"] != sha256:
+        wrong = f"ps says {s.active('versioned')}"
+    return hit, wrong, event
+
+
+injector = None
+marked = None
+for kind in KINDS:
+    for many in (False, True):
+        @case(f"{'all from the' if many else 'the'} n-th {kind} {'on fail' if many else 'fails'}")
+        def _(kind=kind, many=many):
+            global injector, marked
+            injector, marked = injector or Injector(), marked or Marked()
+            s = Server({"hello": "hello", "versioned": "versioned_v1"}, env=injector.env)
+            for number in range(1, 4):
+                put(s, marked(number), "versioned")
+                s.reload()
+            settle(s, 2)
+            before, n, failed, wrongs, reasons = footprint(s), 0, 0, [], {}
+            # Many small allocations are alike: the harsher walk takes every third of them.
+            step = 3 if many and kind == "allocation" else 1
+            while True:
+                number += 1
+                hit, wrong, event = attempt(s, marked, injector, kind, n, many, number)
+                failed += not event.get("ok")
+                reasons[event["msg"][:150]] = n
+                if not hit or wrong:
+                    if wrong:
+                        wrongs.append(f"n={n}: {wrong}")
+                    if not hit or len(wrongs) > 5:
+                        break
+                n += step
+                if n > 3000:
+                    wrongs.append("it never ends")
+                    break
+            is_(wrongs, [], f"{n} calls can fail; {failed} swaps failed with a reason, and then worked")
+            ok(n > 0 and failed > 0, "some made a swap fail")
+            for reason in list(reasons)[:12]:
+                diag(reason)
+            is_settled(s, 2, "two versions are left, mapped and staged")
+            is_footprint(s, before, "nothing is left behind")
+            is_(s.get("/hello").status, 200, "all serve")
+            is_(s.metrics()['graft_versions{state="stuck"}'], 0, "none is stuck")
+
+main()
