@@ -59,9 +59,9 @@ def attempt(s, marked, injector, kind, n, many, number):
     finally:
         calls = injector.disarm()
     hit, wrong = calls > n, None
-    if len(s.find_events("swap", mark)) != 1:
-        wrong = f"not one swap event: {s.find_events('swap', mark)}"
-    now = mark_of(s.get("/version"))
+    now, events = mark_of(s.get("/version")), s.find_events("swap", mark)
+    if len(events) != 1:
+        wrong = f"not one swap event: {events}"
     elif event.get("ok"):
         wrong = None if now == number else f"ok, but {now} serves instead of {number}"
     elif not hit:
