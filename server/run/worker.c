@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "http/session.h"
+#include "ops/process.h"
 #include "plugin/chain.h"
 
 #include <errno.h>
@@ -18,6 +19,7 @@
 
 #define ACCEPT_BURST    64  /* connections taken from one listener in one turn */
 #define ACCEPT_RETRY_MS 100 /* after a pause for want of descriptors or by limits.connections */
+#define RESERVE_MAX     128 /* descriptors that are not for connections */
 #define ACCEPT_LAST_MS  250 /* how long a closing listener is still accepted from */
 #define QUIET_MS        10  /* how often the end of half-sent requests is looked for */
 
@@ -58,6 +60,7 @@ struct workers {
     struct pool *pool;
     struct inbox *control;
     sem_t up;
+    uint64_t room;          /* connections; set before the first is accepted */
     uint64_t paused_second; /* atomic: when the last pause was logged */
     /* The command that runs on all of them. Control. */
     unsigned waiting;
@@ -114,11 +117,16 @@ static void pause_accepting(struct worker *w, const char *why)
     log_pause(w, why);
 }
 
-static bool at_limit(struct worker *w)
+/* Why no more connections may be open than there are; NULL: they may. */
+static const char *at_limit(struct worker *w)
 {
     unsigned number;
     const struct config *c = chain_app.config(&w->chain, &number);
-    return workers_connections(w->all) >= c->limits.connections;
+    uint64_t open = workers_connections(w->all);
+    if (open >= c->limits.connections)
+        return "limits.connections are open";
+    return open >= w->all->room ? "only the descriptors kept for swaps, health and control are left"
+                                : NULL;
 }
 
 /* False: no more for now. */
@@ -127,8 +135,10 @@ static bool accept_one(struct acceptor *a)
     struct worker *w = a->worker;
     struct sockaddr_storage peer = { .ss_family = AF_UNSPEC };
     socklen_t len = sizeof peer;
-    if (!w->closing && at_limit(w)) { /* closing: those who idle would keep the queue waiting */
-        pause_accepting(w, "limits.connections are open");
+    /* closing: those who idle would keep the queue waiting */
+    const char *full = w->closing ? NULL : at_limit(w);
+    if (full != NULL) {
+        pause_accepting(w, full);
         return false;
     }
     int fd = accept4(a->listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -291,8 +301,21 @@ static void command(struct workers *ws, void (*fn)(struct msg *), void (*done)(v
     }
 }
 
+/*
+ * How many connections there are descriptors for, when some are left over: a server whose clients
+ * hold all of them could neither swap nor be asked how it is.
+ */
+static uint64_t room_for_connections(void)
+{
+    struct process now;
+    process_read(&now);
+    uint64_t kept = now.max_fds / 8 < RESERVE_MAX ? now.max_fds / 8 : RESERVE_MAX;
+    return now.max_fds > now.open_fds + kept ? now.max_fds - now.open_fds - kept : 1;
+}
+
 void workers_accept(struct workers *ws)
 {
+    ws->room = room_for_connections();
     command(ws, do_accept, NULL, NULL);
 }
 
