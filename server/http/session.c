@@ -7,6 +7,7 @@
 #include "http/field.h"
 #include "http/status.h"
 
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -94,15 +95,20 @@ static void let_go(struct session *s)
     }
 }
 
-/* The connection is of no more use: its request, if any, learns that it was cut. */
-static void abandon(struct session *s, const char *why, bool by_us)
+static void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
 {
     struct request *r = s->request;
-    bool reset = r && r->response.until_eof && !r->response.done;
     let_go(s);
     conn_close(&s->conn, reset, by_us);
     if (r)
         s->http->app->cut(r, why);
+}
+
+/* The connection is of no more use: its request, if any, learns that it was cut. */
+static void abandon(struct session *s, const char *why, bool by_us)
+{
+    const struct request *r = s->request;
+    abandon_how(s, why, by_us, r && r->response.until_eof && !r->response.done);
 }
 
 void session_fail(struct session *s)
@@ -207,10 +213,31 @@ static void response_over(struct session *s, struct request *r)
     }
 }
 
+/*
+ * Has the client taken anything since this was last asked? The socket says that it is writable only
+ * when a third of its buffer, megabytes, is free; a slow client's progress is smaller than that.
+ */
+static bool client_takes(struct session *s)
+{
+    int untaken;
+    if (ioctl(s->conn.fd, SIOCOUTQ, &untaken) != 0)
+        return false;
+    bool fewer = untaken < s->untaken;
+    s->untaken = untaken;
+    return fewer;
+}
+
+static void write_deadline(struct session *s)
+{
+    client_takes(s);
+    conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, clock_ms() + s->http->timeouts_ms.write);
+}
+
 bool session_sent(struct session *s, struct request *r)
 {
     if (s->conn.out.bytes > 0) {
-        conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, clock_ms() + s->http->timeouts_ms.write);
+        if (!s->conn.write_deadline_ms) /* what a handler adds is not the client's progress */
+            write_deadline(s);
         return false;
     }
     if (s->conn.write_deadline_ms)
@@ -595,6 +622,8 @@ static void on_sent(struct conn *c)
 {
     struct session *s = session_of(c);
     struct request *r = s->request;
+    if (c->out.bytes > 0)
+        write_deadline(s);
     if (!r || s->flushing)
         return;
     s->http->now_us = clock_us();
@@ -618,8 +647,11 @@ static void on_timeout(struct conn *c, enum conn_timeout which)
     struct session *s = session_of(c);
     struct http *h = s->http;
     h->now_us = clock_us();
-    if (which == CONN_WRITE_TIMEOUT)
-        abandon(s, "the client took nothing for timeouts_ms.write", true);
+    if (which == CONN_WRITE_TIMEOUT && client_takes(s))
+        write_deadline(s);
+    else if (which == CONN_WRITE_TIMEOUT)
+        /* a reset, or the kernel would keep the megabytes that it holds for this client */
+        abandon_how(s, "the client took nothing for timeouts_ms.write", true, true);
     else if (s->request) {
         if (body_awaited(s->request)) /* else it is what was left of the idle deadline */
             body_broken(s->request, 408, "the body did not come within timeouts_ms.body");

@@ -72,6 +72,7 @@ struct session {
     bool busy;         /* session_input is on the stack */
     bool flushing;     /* response_send is on the stack: it reports by its result */
     bool in_head;      /* bytes of a head are there: its deadline runs */
+    int untaken;       /* bytes in the kernel when the write deadline began */
     struct http *http;
     struct request *request; /* the one whose response is being made */
     struct guard guard;

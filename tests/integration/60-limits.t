@@ -213,6 +213,49 @@ def _():
     ok(wait_for(lambda: s.status()["in_flight"] == 0, 5, "in_flight 0"), "no request is left")
 
 
+TICKER = r"""
+#include <graft/graft.h>
+static void tick(graft_req *req, void *arg)
+{
+    static const char block[65536];
+    if (graft_write(req, block, sizeof block) < 0 || graft_flush(req) < 0 ||
+        graft_after(req, 20, tick, arg) != 0)
+        graft_abort(req);
+}
+static graft_next handler(graft_req *req, void *state)
+{
+    (void)state;
+    tick(req, NULL);
+    return GRAFT_LATER;
+}
+GRAFT_PLUGIN(.name = "ticker", .version = "1",
+             .routes = (const graft_route[]){ { "GET", "/tick", handler, 0 }, { 0 } }, )
+"""
+
+
+@case("write: progress is what the client takes, not what the kernel or the handler does")
+def _():
+    s = Server({"ticker": compile_plugin(TICKER), "stream_down": "stream_down"}, {"timeouts_ms": {"write": 1000}})
+    with Conn(s, rcvbuf=4096) as c:
+        c.send(request_bytes("GET", "/down?bytes=200000000"))
+        time.sleep(0.1)
+        for _ in range(80):  # far less than frees a third of the socket's buffer
+            c.sock.recv(2048)
+            time.sleep(0.05)
+        is_(s.status()["in_flight"], 1, "a very slow reader is served after 4 s")
+        wait_for(lambda: s.status()["in_flight"] == 0, 20, "the end of a request whose client stopped reading")
+        took = 0
+        while c.fill():
+            took += len(c.data)
+            c.data = b""
+        ok(c.reset and took < MB, "it is a reset: the kernel keeps nothing for this client", (c.reset, took))
+    with Conn(s, rcvbuf=4096) as c:
+        c.send(request_bytes("GET", "/tick"))
+        wait_for(lambda: s.status()["in_flight"] == 1, 10, "the request")
+        ok(wait_for(lambda: s.status()["in_flight"] == 0, 20, "the end of a request whose client reads nothing"),
+           "a handler that writes on and on does not keep such a client")
+
+
 @case("handler: 504 when no head has been sent in time")
 def _():
     s = Server(PLUGINS, {"timeouts_ms": {"handler": 500}})
@@ -326,6 +369,10 @@ def _():
     time.sleep(1)
     cpu = sum(map(int, open(f"/proc/{s.proc.pid}/stat").read().rsplit(")", 1)[1].split()[11:13])) - cpu
     within(cpu, 0, 40, "and it does not spin meanwhile (clock ticks in a second)")
+    is_(s.status()["ok"], True, "the control socket answers all the while: some descriptors are kept for it")
+    is_(s.ops_get("/readyz").status, 200, "and readiness")
+    s.install(make_unique("hello"), "hello")
+    is_(s.reload()["ok"], True, "and a swap works")
     is_(answered[0].response().status, 200, "those that are open are served")
     is_(answered[0].get("/hello").status, 200, "again and again")
     rest = [c for c in conns if c not in answered]
