@@ -12,24 +12,18 @@
 
 static _Alignas(16) char nothing[16]; /* where an arena without room points: never NULL */
 
-static void start_in_first(struct arena *a)
-{
-    uintptr_t from = ((uintptr_t)a->first + 15u) & ~(uintptr_t)15u;
-    size_t skip = (size_t)(from - (uintptr_t)a->first);
-    a->at = a->end = nothing;
-    if (a->first == NULL || a->first_size <= skip)
-        return;
-    a->at = a->first + skip;
-    a->end = a->at + ((a->first_size - skip) & ~(size_t)15u);
-}
-
 void arena_init(struct arena *a, void *first, size_t first_size)
 {
-    *a = (struct arena){ .first = first, .first_size = first_size };
-    start_in_first(a);
+    *a = (struct arena){ .first = nothing, .first_end = nothing };
+    size_t skip = first ? -(uintptr_t)first & 15u : 0;
+    if (first != NULL && first_size > skip) {
+        a->first = (char *)first + skip;
+        a->first_end = a->first + ((first_size - skip) & ~(size_t)15u);
+    }
+    arena_reset(a);
 }
 
-void arena_reset(struct arena *a)
+void arena_free_blocks(struct arena *a)
 {
     while (a->blocks != NULL) {
         struct arena_block *b = a->blocks;
@@ -37,7 +31,6 @@ void arena_reset(struct arena *a)
         free(b);
     }
     a->heap_bytes = 0;
-    start_in_first(a);
 }
 
 static struct arena_block *add_block(struct arena *a, size_t size)

@@ -18,14 +18,22 @@ struct arena_block {
 struct arena {
     char *at, *end;             /* free room in the newest block */
     struct arena_block *blocks; /* heap blocks, newest first */
-    char *first;                /* the caller's block */
-    size_t first_size;
-    size_t heap_bytes; /* held in heap blocks now */
+    char *first, *first_end;    /* of the caller's block, what is aligned */
+    size_t heap_bytes;          /* held in heap blocks now */
 };
 
 void arena_init(struct arena *a, void *first, size_t first_size);
-void arena_reset(struct arena *a); /* frees the heap blocks, starts again in the first */
+void arena_free_blocks(struct arena *a);
 void *arena_alloc_slow(struct arena *a, size_t size);
+
+/* Frees the heap blocks, starts again in the first. */
+static inline void arena_reset(struct arena *a)
+{
+    if (a->blocks != NULL)
+        arena_free_blocks(a);
+    a->at = a->first;
+    a->end = a->first_end;
+}
 
 /* 16-byte aligned; NULL when memory is out. */
 static inline void *arena_alloc(struct arena *a, size_t size)

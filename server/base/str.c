@@ -7,10 +7,8 @@ static unsigned char lower(char c)
     return u >= 'A' && u <= 'Z' ? (unsigned char)(u + ('a' - 'A')) : u;
 }
 
-bool str_case_eq(struct str a, struct str b)
+bool str_case_eq_slow(struct str a, struct str b)
 {
-    if (a.len != b.len)
-        return false;
     for (size_t i = 0; i < a.len; i++) {
         if (lower(a.ptr[i]) != lower(b.ptr[i]))
             return false;
@@ -24,9 +22,9 @@ int str_to_u64(struct str s, uint64_t *out)
     if (s.len == 0)
         return -1;
     for (size_t i = 0; i < s.len; i++) {
-        if (s.ptr[i] < '0' || s.ptr[i] > '9')
+        unsigned digit = (unsigned)s.ptr[i] - '0';
+        if (digit > 9)
             return -1;
-        uint64_t digit = (uint64_t)(s.ptr[i] - '0');
         if (i >= 19 && n > (UINT64_MAX - digit) / 10u) /* 19 digits always fit */
             return -1;
         n = n * 10u + digit;

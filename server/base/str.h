@@ -20,13 +20,49 @@ static inline struct str str_of(const char *z)
     return (struct str){ z, z ? strlen(z) : 0 };
 }
 
+/* memcmp() == 0 without a call: for tokens, which are short. */
+static inline bool bytes_eq(const char *a, const char *b, size_t len)
+{
+    uint64_t x, y;
+    uint32_t u, v;
+    if (len >= sizeof x) {
+        size_t last = len - sizeof x; /* the last eight may overlap those before */
+        for (size_t i = 0; i < last; i += sizeof x) {
+            memcpy(&x, a + i, sizeof x);
+            memcpy(&y, b + i, sizeof y);
+            if (x != y)
+                return false;
+        }
+        memcpy(&x, a + last, sizeof x);
+        memcpy(&y, b + last, sizeof y);
+        return x == y;
+    }
+    if (len >= sizeof u) {
+        memcpy(&u, a, sizeof u);
+        memcpy(&v, b, sizeof v);
+        if (u != v)
+            return false;
+        memcpy(&u, a + len - sizeof u, sizeof u);
+        memcpy(&v, b + len - sizeof v, sizeof v);
+        return u == v;
+    }
+    for (size_t i = 0; i < len; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
 static inline bool str_eq(struct str a, struct str b)
 {
-    return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+    return a.len == b.len && bytes_eq(a.ptr, b.ptr, a.len);
 }
 
 /* ASCII only, as HTTP field names and methods are compared. */
-bool str_case_eq(struct str a, struct str b);
+bool str_case_eq_slow(struct str a, struct str b); /* of one length */
+static inline bool str_case_eq(struct str a, struct str b)
+{
+    return a.len == b.len && (bytes_eq(a.ptr, b.ptr, a.len) || str_case_eq_slow(a, b));
+}
 
 /* Digits only, no sign, no blank; -1 on anything else or overflow of uint64. */
 int str_to_u64(struct str s, uint64_t *out);

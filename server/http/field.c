@@ -46,22 +46,6 @@ bool field_value_ok(const char *value, size_t len)
     return all_of(value, len, FIELD_VALUE);
 }
 
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t';
-}
-
-struct str field_trim(struct str s)
-{
-    while (s.len > 0 && is_blank(s.ptr[0])) {
-        s.ptr++;
-        s.len--;
-    }
-    while (s.len > 0 && is_blank(s.ptr[s.len - 1]))
-        s.len--;
-    return s;
-}
-
 bool field_list_has(struct str value, const char *token)
 {
     struct str want = str_of(token);

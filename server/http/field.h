@@ -24,7 +24,15 @@ static inline bool field_is(char c, unsigned classes)
 bool field_name_ok(const char *name, size_t len);   /* a token, at least one character */
 bool field_value_ok(const char *value, size_t len); /* no CR, LF, NUL or other control; may be "" */
 
-struct str field_trim(struct str s); /* without SP and HTAB at both ends */
+/* Without SP and HTAB at both ends. */
+static inline struct str field_trim(struct str s)
+{
+    for (; s.len > 0 && (*s.ptr == ' ' || *s.ptr == '\t'); s.len--)
+        s.ptr++;
+    while (s.len > 0 && (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t'))
+        s.len--;
+    return s;
+}
 
 /* Is `token` an element of the comma-separated list? ASCII case aside. */
 bool field_list_has(struct str value, const char *token);

@@ -38,11 +38,9 @@ struct head_parser {
     unsigned line_tokens; /* of it that htparser has handed out */
     bool whole;           /* the empty line was where it must be */
     bool no_memory;
-    struct {
-        unsigned count;
-        struct str value; /* the last */
-    } seen[SEEN_KINDS];
-    bool close, keep_alive; /* in a Connection field */
+    unsigned count[SEEN_KINDS];
+    struct str value[SEEN_KINDS]; /* the last; stale while its count is 0 */
+    bool close, keep_alive;       /* in a Connection field */
 };
 
 static const struct str method_names[HEAD_OTHER] = {
@@ -74,7 +72,7 @@ static int refuse(struct head_verdict *v, unsigned status, const char *why)
 
 static bool stands_at(const struct head_parser *p, size_t at, const char *token, size_t len)
 {
-    return len <= p->len - at && memcmp(p->copy + at, token, len) == 0;
+    return len <= p->len - at && bytes_eq(p->copy + at, token, len);
 }
 
 static int on_method(htparser *htp, const char *token, size_t len)
@@ -91,7 +89,7 @@ static int on_path(htparser *htp, const char *token, size_t len)
     struct str t = p->line_target;
     p->line_tokens++;
     return p->verbatim &&
-           (len > t.len || memcmp(t.ptr, token, len) != 0 || (len < t.len && t.ptr[len] != '?'));
+           (len > t.len || !bytes_eq(t.ptr, token, len) || (len < t.len && t.ptr[len] != '?'));
 }
 
 static int on_args(htparser *htp, const char *token, size_t len)
@@ -115,8 +113,8 @@ static int on_key(htparser *htp, const char *token, size_t len)
 
 static void note(struct head_parser *p, int kind, struct str value)
 {
-    p->seen[kind].count++;
-    p->seen[kind].value = value;
+    p->count[kind]++;
+    p->value[kind] = value;
     if (kind == SEEN_CONNECTION) {
         p->close |= field_list_has(value, "close");
         p->keep_alive |= field_list_has(value, "keep-alive");
@@ -205,9 +203,10 @@ static bool split_request_line(struct head_parser *p, struct head *out)
     return p->len >= 4 && memcmp(p->copy + p->len - 4, "\r\n\r\n", 4) == 0;
 }
 
-static bool htparser_takes(struct str method, struct str target)
+static bool htparser_takes(unsigned method, struct str target)
 {
-    return target.ptr[0] == '/' && memchr(method.ptr, '-', method.len) == NULL;
+    return target.ptr[0] == '/' && method != HEAD_BASELINE_CONTROL &&
+           method != HEAD_VERSION_CONTROL;
 }
 
 static int run(struct head_parser *p, struct head_verdict *v)
@@ -261,7 +260,7 @@ static void start_over(struct head_parser *p, size_t cursor)
     p->nfields = p->line_tokens = 0;
     p->key = (struct str){ NULL, 0 };
     p->whole = p->no_memory = p->close = p->keep_alive = false;
-    memset(p->seen, 0, sizeof p->seen);
+    memset(p->count, 0, sizeof p->count);
 }
 
 static int tokenize(struct head_parser *p, struct arena *a, const char *data, size_t len,
@@ -280,7 +279,7 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
     if (out->method_id == HEAD_OTHER)
         return refuse(v, 501, "a method that is not registered");
     out->method = method_names[out->method_id];
-    p->verbatim = htparser_takes(p->line_method, p->line_target);
+    p->verbatim = htparser_takes(out->method_id, p->line_target);
     size_t fields_at = p->cursor;
     int failed = run(p, v);
     if (failed && blank_tabs(p)) {
@@ -303,8 +302,14 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
 
 static bool port_ok(struct str port)
 {
-    uint64_t n = 0;
-    return port.len == 0 || (str_to_u64(port, &n) == 0 && n <= 65535);
+    unsigned n = 0;
+    for (size_t i = 0; i < port.len; i++) {
+        unsigned digit = (unsigned)port.ptr[i] - '0';
+        n = n * 10 + digit;
+        if (digit > 9 || n > 65535)
+            return false;
+    }
+    return true;
 }
 
 static bool v6_ok(struct str s)
@@ -327,15 +332,13 @@ static bool is_hex(char c)
 static size_t reg_name(struct str s)
 {
     size_t i = 0;
-    while (i < s.len) {
-        if (field_is(s.ptr[i], FIELD_HOST))
+    for (;;) {
+        while (i < s.len && field_is(s.ptr[i], FIELD_HOST))
             i++;
-        else if (s.ptr[i] == '%' && s.len - i > 2 && is_hex(s.ptr[i + 1]) && is_hex(s.ptr[i + 2]))
-            i += 3;
-        else
-            break;
+        if (s.len - i < 3 || s.ptr[i] != '%' || !is_hex(s.ptr[i + 1]) || !is_hex(s.ptr[i + 2]))
+            return i;
+        i += 3;
     }
-    return i;
 }
 
 bool head_host_ok(struct str host)
@@ -383,11 +386,12 @@ static int judge_target(struct head *out, struct head_verdict *v)
 
 static int judge_host(const struct head_parser *p, struct head *out, struct head_verdict *v)
 {
-    if (p->seen[SEEN_HOST].count > 1)
+    if (p->count[SEEN_HOST] > 1)
         return refuse(v, 400, "more than one Host");
-    if (p->seen[SEEN_HOST].count == 0 && out->minor >= 1)
+    if (p->count[SEEN_HOST] == 0 && out->minor >= 1)
         return refuse(v, 400, "HTTP/1.1 without Host");
-    out->host = p->seen[SEEN_HOST].value;
+    if (p->count[SEEN_HOST] > 0)
+        out->host = p->value[SEEN_HOST];
     if (!head_host_ok(out->host))
         return refuse(v, 400, "Host is not a host and port");
     return 0;
@@ -395,12 +399,12 @@ static int judge_host(const struct head_parser *p, struct head *out, struct head
 
 static int judge_coding(const struct head_parser *p, struct head *out, struct head_verdict *v)
 {
-    struct str coding = p->seen[SEEN_CODING].value;
-    if (p->seen[SEEN_LENGTH].count > 0)
+    struct str coding = p->value[SEEN_CODING];
+    if (p->count[SEEN_LENGTH] > 0)
         return refuse(v, 400, "Content-Length beside Transfer-Encoding");
     if (out->minor == 0)
         return refuse(v, 400, "Transfer-Encoding in HTTP/1.0");
-    if (p->seen[SEEN_CODING].count > 1)
+    if (p->count[SEEN_CODING] > 1)
         return refuse(v, 400, "more than one Transfer-Encoding");
     if (coding.len == 0)
         return refuse(v, 400, "an empty Transfer-Encoding");
@@ -414,14 +418,13 @@ static int judge_framing(const struct head_parser *p, struct head *out, struct h
 {
     out->framing = BODY_NONE;
     out->content_length = 0;
-    if (p->seen[SEEN_CODING].count > 0)
+    if (p->count[SEEN_CODING] > 0)
         return judge_coding(p, out, v);
-    if (p->seen[SEEN_LENGTH].count == 0)
+    if (p->count[SEEN_LENGTH] == 0)
         return 0;
-    if (p->seen[SEEN_LENGTH].count > 1)
+    if (p->count[SEEN_LENGTH] > 1)
         return refuse(v, 400, "more than one Content-Length");
-    if (p->seen[SEEN_LENGTH].value.len == 0 ||
-        str_to_u64(p->seen[SEEN_LENGTH].value, &out->content_length) ||
+    if (p->value[SEEN_LENGTH].len == 0 || str_to_u64(p->value[SEEN_LENGTH], &out->content_length) ||
         out->content_length > INT64_MAX)
         return refuse(v, 400, "Content-Length is not one number that fits");
     if (out->content_length > 0)
@@ -433,10 +436,9 @@ static int judge_framing(const struct head_parser *p, struct head *out, struct h
 static int judge_expect(const struct head_parser *p, struct head *out, struct head_verdict *v)
 {
     out->expect_continue = false;
-    if (p->seen[SEEN_EXPECT].count == 0 || out->minor == 0)
+    if (p->count[SEEN_EXPECT] == 0 || out->minor == 0)
         return 0;
-    if (p->seen[SEEN_EXPECT].count > 1 ||
-        !str_case_eq(p->seen[SEEN_EXPECT].value, STR("100-continue")))
+    if (p->count[SEEN_EXPECT] > 1 || !str_case_eq(p->value[SEEN_EXPECT], STR("100-continue")))
         return refuse(v, 417, "an expectation other than 100-continue");
     out->expect_continue = out->framing != BODY_NONE;
     return 0;

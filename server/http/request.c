@@ -184,13 +184,19 @@ int response_field_remove(struct request *r, struct str name)
     return 0;
 }
 
-int response_type(struct request *r, struct str type)
+int response_type(struct request *r, struct str line)
 {
+    const size_t name = sizeof "Content-Type" - 1;
     if (r->response.nfields)
         forget_field(r, STR("Content-Type"));
     if (r->response.promised >= 0)
         response_field_remove(r, STR("Content-Length"));
-    return store_field(r, STR("Content-Type"), type, FIELD_FREE);
+    if (field_room(r) != 0)
+        return -1;
+    r->response.fields[r->response.nfields++] = (struct response_field){
+        { line.ptr, name }, { line.ptr + name + 2, line.len - name - 4 }, FIELD_FREE
+    };
+    return 0;
 }
 
 struct str response_field_get(const struct request *r, struct str name)
@@ -249,7 +255,7 @@ void response_problem_keep(struct request *r, unsigned status, const char *detai
     out_drop(&r->response.body);
     r->response.status = status;
     r->response.written = 0;
-    response_type(r, STR("application/problem+json"));
+    response_type(r, CONTENT_TYPE("application/problem+json"));
     if (out_copy(&r->response.body, &r->arena, body, n) == 0)
         r->response.written = n;
 }

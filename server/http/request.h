@@ -31,7 +31,7 @@ enum body_mode {
 };
 
 struct response_field {
-    struct str name, value; /* in the arena, as one line; name.ptr NULL: removed */
+    struct str name, value; /* as one line, in the arena or static; name.ptr NULL: removed */
     uint8_t owner;          /* enum field_owner of the name */
 };
 
@@ -95,9 +95,10 @@ struct str request_field(struct request *r, const char *name);
 enum field_how { FIELD_SET, FIELD_ADD };
 int response_field(struct request *r, enum field_how how, struct str name, struct str value,
                    const char **why);
-/* For a new body: as FIELD_SET of Content-Type, for a constant that needs no proof, and no promise
-   of a length. */
-int response_type(struct request *r, struct str type);
+/* For a new body: as FIELD_SET of Content-Type, for a constant that needs neither proof nor copy,
+   and no promise of a length. */
+#define CONTENT_TYPE(type) STR("Content-Type: " type "\r\n")
+int response_type(struct request *r, struct str line);
 int response_field_remove(struct request *r, struct str name);
 struct str response_field_get(const struct request *r, struct str name);
 void response_reset(struct request *r); /* status 200, no fields, no body; before the head left */

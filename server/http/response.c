@@ -13,20 +13,20 @@
 #define ONE_SEND_MAX 4096u /* head and body composed together up to this size */
 #define SMALL_BODY   4096u
 
-const char *http_date(struct http *h)
+#define DATE_LEN 37u /* "Date: Sun, 22 Nov 2026 18:00:00 GMT\r\n" */
+
+const char *http_lines(struct http *h)
 {
     uint64_t second = h->now_us / 1000000u;
-    if (second == h->date_s && h->date_line[0])
-        return h->date_line;
+    if (second == h->date_s && h->lines[h->server_len])
+        return h->lines;
     h->date_s = second;
     struct tm tm;
     time_t now = time(NULL);
     gmtime_r(&now, &tm);
-    strftime(h->date_line, sizeof h->date_line, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
-    return h->date_line;
+    strftime(h->lines + h->server_len, DATE_LEN + 1, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+    return h->lines;
 }
-
-#define DATE_LEN 37u /* "Date: Sun, 22 Nov 2026 18:00:00 GMT\r\n" */
 
 static char *put(char *at, const void *data, size_t len)
 {
@@ -94,7 +94,7 @@ static char *put_head(char *at, const struct request *r, bool final)
         at = put_number(at, p->status);
         at = PUT(at, " \r\n");
     }
-    bool server = h->server_len > 0, date = true;
+    bool server = true, date = true;
     for (unsigned i = 0; i < p->nfields; i++) {
         const struct response_field *f = &p->fields[i];
         if (!f->name.ptr || f->owner == FIELD_CONTENT_LENGTH || f->owner == FIELD_CONNECTION)
@@ -103,11 +103,9 @@ static char *put_head(char *at, const struct request *r, bool final)
         date = date && f->owner != FIELD_DATE;
         at = put(at, f->name.ptr, f->name.len + f->value.len + 4); /* stored as one line */
     }
-    if (server)
-        at = put(at, h->server_line, h->server_len);
-    if (date) {
-        at = put(at, http_date(h), DATE_LEN);
-    }
+    const char *lines = http_lines(h);
+    at = put(at, server ? lines : lines + h->server_len,
+             (server ? h->server_len : 0) + (date ? DATE_LEN : 0));
     at = put_framing(at, r, final);
     if (!keeps_alive(r))
         at = PUT(at, "Connection: close\r\n");

@@ -179,9 +179,9 @@ static void refuse(struct session *s, unsigned status, const char *why, struct s
     const char *reason = status_reason(status);
     size_t blen = problem(body, sizeof body, status, why);
     int hlen = snprintf(head, sizeof head,
-                        "HTTP/1.1 %u %s\r\n%s%sContent-Type: application/problem+json\r\n"
+                        "HTTP/1.1 %u %s\r\n%sContent-Type: application/problem+json\r\n"
                         "Content-Length: %zu\r\nConnection: close\r\n\r\n",
-                        status, reason ? reason : "", h->server_line, http_date(h), blen);
+                        status, reason ? reason : "", http_lines(h), blen);
     if (hlen > 0 && (size_t)hlen < sizeof head &&
         out_copy(&s->conn.out, NULL, head, (size_t)hlen) == 0 &&
         (bodyless || blen == 0 || out_copy(&s->conn.out, NULL, body, blen) == 0))
@@ -428,12 +428,12 @@ static void settings(struct http *h)
                                       c->limits.target_bytes, (unsigned)c->limits.headers };
     h->limits = c->limits;
     h->timeouts_ms = c->timeouts_ms;
-    int n = c->server_header[0] ? snprintf(h->server_line, sizeof h->server_line, "Server: %s\r\n",
-                                           c->server_header)
-                                : 0;
-    if (n < 0 || (size_t)n >= sizeof h->server_line)
+    int n = c->server_header[0]
+                ? snprintf(h->lines, sizeof h->lines, "Server: %s\r\n", c->server_header)
+                : 0;
+    if (n < 0 || (size_t)n > sizeof h->lines - 50)
         n = 0;
-    h->server_line[n] = 0;
+    h->lines[n] = 0; /* the date is made anew */
     h->server_len = (size_t)n;
 }
 

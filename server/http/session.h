@@ -43,9 +43,8 @@ struct http {
     struct guard_limits guard;
     struct config_limits limits;
     struct config_timeouts timeouts_ms;
-    char server_line[300]; /* "Server: graft\r\n" or "" */
+    char lines[350]; /* "Server: graft\r\n" or "", then "Date: ...\r\n", anew each second */
     size_t server_len;
-    char date_line[48]; /* "Date: ...\r\n", made anew each second */
     uint64_t date_s;
     char *scratch; /* input of the session in hand */
     struct session *scratch_of;

@@ -64,33 +64,34 @@ static bool is_dots(struct str s, size_t at)
 static struct shape look(struct str s)
 {
     struct shape shape = { 0, 0, true };
-    char before = '\0';
-    for (; shape.len < s.len; shape.len++) {
-        char c = s.ptr[shape.len];
+    size_t i = 0;
+    for (; i < s.len; i++) {
+        char c = s.ptr[i];
+        if (c > '?') /* letters: all that means something stands before them */
+            continue;
         if (c == '/')
             shape.slashes++;
-        else if (c == '%' || (c == '.' && before == '/' && is_dots(s, shape.len)))
+        else if (c == '%' || (c == '.' && i > 0 && s.ptr[i - 1] == '/' && is_dots(s, i)))
             shape.plain = false;
         else if (c == '?' || c == '#')
             break;
-        before = c;
     }
+    shape.len = i;
     return shape;
 }
 
-/* path begins with '/'; segments has room for one more than there are slashes behind it. */
-static unsigned split(struct str path, struct segment *segments)
+/* path begins with '/' and has `n` of them; each begins a segment. */
+static void split(struct str path, struct segment *segments, unsigned n)
 {
     const char *at = path.ptr + 1, *end = path.ptr + path.len;
-    unsigned n = 0;
-    for (;;) {
+    for (; n > 1; n--) {
         const char *slash = memchr(at, '/', (size_t)(end - at));
-        struct str s = { at, (size_t)((slash ? slash : end) - at) };
-        segments[n++] = (struct segment){ s, s };
-        if (!slash)
-            return n;
+        struct str s = { at, (size_t)(slash - at) };
+        *segments++ = (struct segment){ s, s };
         at = slash + 1;
     }
+    struct str last = { at, (size_t)(end - at) };
+    *segments = (struct segment){ last, last };
 }
 
 /* Decodes one segment to `to`, "%2F" becoming "%2F" in capitals; its length, or -1 and why. */
@@ -172,11 +173,11 @@ static int parse_path(struct arena *a, struct str rest, struct target *out, stru
         return refuse(v, 400, "a target that is not a path");
     if (shape.slashes > TARGET_MAX_SEGMENTS)
         return refuse(v, 414, "more than 1024 segments in the path");
-    size_t room = shape.slashes > 0 ? shape.slashes : 1;
-    out->segments = arena_alloc(a, room * sizeof *out->segments);
+    out->nsegments = shape.slashes > 0 ? shape.slashes : 1;
+    out->segments = arena_alloc(a, out->nsegments * sizeof *out->segments);
     if (!out->segments)
         return refuse(v, 500, "no memory for the path");
-    out->nsegments = split(out->path, out->segments);
+    split(out->path, out->segments, out->nsegments);
     return shape.plain ? 0 : normalise(a, out->path, out, v);
 }
 

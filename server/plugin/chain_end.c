@@ -80,7 +80,8 @@ static void count(struct exchange *x, unsigned status_class)
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct version_cell *cell = &x->handles[i]->version->cells[worker];
         COUNTER_ADD(cell->served, 1);
-        COUNTER_ADD(cell->errors, error ? 1u : 0u);
+        if (error)
+            COUNTER_ADD(cell->errors, 1);
         COUNTER_ADD(cell->bytes_out, x->bytes_out);
         COUNTER_ADD(cell->by_class[status_class], 1);
         COUNTER_ADD(cell->latency[status_class][bucket], 1);
@@ -147,9 +148,10 @@ bool exchange_is_quiet(const struct exchange *x)
     return true;
 }
 
-/* False: a GRAFT_SERIAL plugin is busy. */
+/* The first time, of one that is quiet. False: a GRAFT_SERIAL plugin is busy. */
 bool exchange_finish(struct exchange *x)
 {
+    bool quiet = !x->finishing;
     if (!x->finishing) {
         x->finishing = true;
         x->finish_at = x->called;
@@ -160,6 +162,7 @@ bool exchange_finish(struct exchange *x)
         if (fn) {
             if (!handle_enter(h))
                 return false;
+            quiet = false;
             handle_doing(h, "on_finish", clock_us());
             fn(&h->pub, h->version->state_ptr);
             handle_done_doing(h);
@@ -167,7 +170,7 @@ bool exchange_finish(struct exchange *x)
         }
         x->finish_at--;
     }
-    return exchange_is_quiet(x);
+    return quiet || exchange_is_quiet(x);
 }
 
 void exchange_release(struct exchange *x)
@@ -176,12 +179,15 @@ void exchange_release(struct exchange *x)
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
         struct version *v = h->version;
-        suspended_remove(h);
+        if (h->suspended)
+            suspended_remove(h);
         handle_free(h);
         version_unpin(&v, c->loop);
     }
-    wheel_clear(&c->loop->wheel, &x->deadline);
-    buf_fini(&x->backlog);
+    if (x->deadline.deadline_ms)
+        wheel_clear(&c->loop->wheel, &x->deadline);
+    if (x->backlog.data)
+        buf_fini(&x->backlog);
     list_del(&x->ready);
     list_del(&x->node);
     request_reset(&x->request);

@@ -111,13 +111,6 @@ static unsigned how_of(uint32_t owed)
     return (owed & OWED_HOW_MASK) >> OWED_HOW_SHIFT;
 }
 
-void handle_open(struct handle *h, enum role role)
-{
-    HOT_REQUIRE((atomic_load_explicit(&h->owed[role], memory_order_relaxed) & OWED_STATE) ==
-                OWED_NOTHING);
-    atomic_store_explicit(&h->owed[role], OWED_OPEN, memory_order_release);
-}
-
 /* An answer that was given off the worker and is of no use: its message must come home before the
    handle may rest. */
 static void await_stray(struct handle *h, enum role role)
@@ -155,35 +148,6 @@ bool handle_later(struct handle *h, enum role role, unsigned *how)
 {
     h->was_later = true;
     return handle_take(h, role, how);
-}
-
-bool handle_owes_as(const struct handle *h, enum role role)
-{
-    return (atomic_load_explicit(&h->owed[role], memory_order_relaxed) & OWED_STATE) !=
-           OWED_NOTHING;
-}
-
-bool handle_owes(const struct handle *h)
-{
-    return handle_owes_as(h, AS_HANDLER) || handle_owes_as(h, AS_MIDDLEWARE);
-}
-
-static bool is_in_state(const struct handle *h, uint32_t state)
-{
-    for (unsigned role = 0; role < ROLES; role++)
-        if ((atomic_load_explicit(&h->owed[role], memory_order_acquire) & OWED_STATE) == state)
-            return true;
-    return false;
-}
-
-bool handle_is_open(const struct handle *h)
-{
-    return is_in_state(h, OWED_OPEN);
-}
-
-bool handle_answered(const struct handle *h)
-{
-    return is_in_state(h, OWED_TAKEN);
 }
 
 /* On the worker: an answer that another thread gave has arrived. */
@@ -241,11 +205,8 @@ void handle_abort(struct handle *h)
 
 /* ---- The plugin's turn ----------------------------------------------------------------------- */
 
-bool handle_enter(struct handle *h)
+bool handle_enter_serial(struct handle *h, struct serial *s)
 {
-    struct serial *s = h->version->serial;
-    if (!s)
-        return true;
     if (h->has_turn) {
         h->has_turn = false;
         h->outstanding--;
@@ -270,12 +231,6 @@ bool handle_try_enter(struct handle *h)
     if (h->has_turn)
         return handle_enter(h);
     return !h->parked && serial_try(s);
-}
-
-void handle_leave(struct handle *h)
-{
-    if (h->version->serial)
-        serial_leave(h->version->serial);
 }
 
 /* ---- Misuse ---------------------------------------------------------------------------------- */

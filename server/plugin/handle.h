@@ -17,16 +17,44 @@ struct handle *handle_new(struct chain *c); /* NULL: no memory */
 void handle_free(struct handle *h);
 
 /* The callback begins: an answer in this role is accepted from now on. */
-void handle_open(struct handle *h, enum role role);
+static inline void handle_open(struct handle *h, enum role role)
+{
+    HOT_REQUIRE((atomic_load_explicit(&h->owed[role], memory_order_relaxed) & OWED_STATE) ==
+                OWED_NOTHING);
+    atomic_store_explicit(&h->owed[role], OWED_OPEN, memory_order_release);
+}
 /* It returned, not LATER: an answer that was given all the same is misuse. HOW_ABORT if it was
    graft_abort, which holds nevertheless; else 0. */
 unsigned handle_close(struct handle *h, enum role role);
 /* It returned LATER. True: the answer is here already (*how). */
 bool handle_later(struct handle *h, enum role role, unsigned *how);
-bool handle_owes(const struct handle *h);
-bool handle_owes_as(const struct handle *h, enum role role);
-bool handle_is_open(const struct handle *h);  /* of what it owes, something was not answered */
-bool handle_answered(const struct handle *h); /* an answer was taken, and not yet drawn */
+static inline uint32_t handle_owed(const struct handle *h, enum role role) /* its OWED_STATE */
+{
+    return atomic_load_explicit(&h->owed[role], memory_order_acquire) & OWED_STATE;
+}
+
+static inline bool handle_owes_as(const struct handle *h, enum role role)
+{
+    return handle_owed(h, role) != OWED_NOTHING;
+}
+
+static inline bool handle_owes(const struct handle *h)
+{
+    return handle_owes_as(h, AS_HANDLER) || handle_owes_as(h, AS_MIDDLEWARE);
+}
+
+/* Of what it owes, something was not answered. */
+static inline bool handle_is_open(const struct handle *h)
+{
+    return handle_owed(h, AS_HANDLER) == OWED_OPEN || handle_owed(h, AS_MIDDLEWARE) == OWED_OPEN;
+}
+
+/* An answer was taken, and not yet drawn. */
+static inline bool handle_answered(const struct handle *h)
+{
+    return handle_owed(h, AS_HANDLER) == OWED_TAKEN || handle_owed(h, AS_MIDDLEWARE) == OWED_TAKEN;
+}
+
 /* The worker's own look for answers that were given on this thread after LATER. */
 bool handle_take(struct handle *h, enum role role, unsigned *how);
 
@@ -35,9 +63,18 @@ int handle_answer(struct handle *h, enum role role, unsigned how, const char *fu
 void handle_abort(struct handle *h);
 
 /* The plugin's turn (GRAFT_SERIAL). False: parked, exchange_run comes again when it is granted. */
-bool handle_enter(struct handle *h);
+bool handle_enter_serial(struct handle *h, struct serial *s);
+static inline bool handle_enter(struct handle *h)
+{
+    struct serial *s = h->version->serial;
+    return !s || handle_enter_serial(h, s);
+}
 bool handle_try_enter(struct handle *h); /* without parking */
-void handle_leave(struct handle *h);
+static inline void handle_leave(struct handle *h)
+{
+    if (h->version->serial)
+        serial_leave(h->version->serial);
+}
 
 /* Logs that the plugin of this handle broke the contract. [any] */
 void handle_misuse(const struct handle *h, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -92,19 +92,21 @@ static int taken(struct exchange *x, struct handle *h, uint64_t len)
     return 1;
 }
 
-static int host_write(graft_req *req, const void *data, size_t len)
+static int write_copy(struct exchange *x, struct handle *h, const void *data, size_t len)
 {
-    struct exchange *x = open_response(req, "graft_write");
-    struct handle *h = handle_of(req);
-    if (!x)
-        return -1;
+    struct request *r = &x->request;
     if (len == 0)
         return 0;
-    struct request *r = &x->request;
     if (!data || !fits(x, h, len))
         return -1;
     struct arena *arena = r->response.head_sent ? NULL : &r->arena;
     return out_copy(&r->response.body, arena, data, len) == 0 ? taken(x, h, len) : -1;
+}
+
+static int host_write(graft_req *req, const void *data, size_t len)
+{
+    struct exchange *x = open_response(req, "graft_write");
+    return x ? write_copy(x, handle_of(req), data, len) : -1;
 }
 
 static int host_write_static(graft_req *req, const void *data, size_t len)
@@ -187,19 +189,19 @@ static graft_next whole(graft_req *req, int code, struct str type, const char *d
         p->status = (unsigned)code;
         response_type(r, type);
     }
-    host_write(req, data, len);
+    write_copy(x, handle_of(req), data, len);
     return GRAFT_DONE;
 }
 
 static graft_next host_text(graft_req *req, int code, const char *text)
 {
-    return whole(req, code, STR("text/plain; charset=utf-8"), text, text ? strlen(text) : 0,
-                 "graft_text");
+    return whole(req, code, CONTENT_TYPE("text/plain; charset=utf-8"), text,
+                 text ? strlen(text) : 0, "graft_text");
 }
 
 static graft_next host_json(graft_req *req, int code, const char *json, size_t len)
 {
-    return whole(req, code, STR("application/json"), json, json ? len : 0, "graft_json");
+    return whole(req, code, CONTENT_TYPE("application/json"), json, json ? len : 0, "graft_json");
 }
 
 static graft_next host_error(graft_req *req, int code, const char *detail)

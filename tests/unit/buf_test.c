@@ -73,6 +73,23 @@ TEST(numbers_are_digits_that_fit)
     is(n, 7);
 }
 
+TEST(comparing_sees_every_byte)
+{
+    char x[41], y[41];
+    for (size_t len = 0; len < sizeof x; len++) {
+        memset(x, 'x', sizeof x);
+        memset(y, 'x', sizeof y);
+        y[len] = 'z'; /* behind the end */
+        ok(bytes_eq(x, y, len));
+        for (size_t i = 0; i < len; i++) {
+            y[i] = 'X';
+            if (bytes_eq(x, y, len) || !str_case_eq((struct str){ x, len }, (struct str){ y, len }))
+                is(i, len);
+            y[i] = 'x';
+        }
+    }
+}
+
 TEST(comparing_without_case_is_ascii_only)
 {
     ok(str_case_eq(STR("Content-Length"), STR("cONTENT-lENGTH")));
