@@ -326,6 +326,9 @@ static const char *signal_name(int sig, char spare[24])
     return spare;
 }
 
+/* What to do about a constructor, which cannot say why it failed. */
+#define CURE ": do that work in init, which can fail with a reason"
+
 /* While constructors ran. */
 static int judge_constructor(const struct run *run, struct err *err)
 {
@@ -335,15 +338,15 @@ static int judge_constructor(const struct run *run, struct err *err)
         return err_set(err, "a constructor ended the process that it was tried in: run graftctl "
                             "check on the file");
     if (run->how.si_code == CLD_EXITED && status == PROBE_EXIT_NO_READER)
-        return err_set(err, "a constructor closed a descriptor that is not its own");
+        return err_set(err, "a constructor closed a descriptor that is not its own" CURE);
     if (run->how.si_code == CLD_EXITED)
-        return err_set(err, "a constructor called exit(%d)", status);
+        return err_set(err, "a constructor called exit(%d)" CURE, status);
     if (status == SIGXCPU)
-        return err_set(err, "a constructor used more than %u s of processor time",
+        return err_set(err, "a constructor used more than %u s of processor time" CURE,
                        run->timeout_ms / 1000 + 1);
     if (status == SIGKILL)
-        return err_set(err, "constructor was killed: SIGKILL: was memory short?");
-    return err_set(err, "constructor crashed: %s", signal_name(status, spare));
+        return err_set(err, "a constructor was killed: SIGKILL: was memory short?");
+    return err_set(err, "a constructor crashed: %s" CURE, signal_name(status, spare));
 }
 
 /* It ended by itself without a result. */
@@ -373,7 +376,8 @@ static int judge_timeout(const struct run *run, struct err *err)
     const char *what = run->phase == PROBE_BEGUN    ? "a constructor did not return"
                        : run->phase == PROBE_LOADED ? "its descriptor could not be read"
                                                     : "graft-probe did not start";
-    return err_set(err, "%s within %u ms", what, run->timeout_ms);
+    return err_set(err, "%s within %u ms%s", what, run->timeout_ms,
+                   run->phase == PROBE_BEGUN ? CURE : "");
 }
 
 /* The probe's own words, as far as they are words. */

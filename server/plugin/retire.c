@@ -88,7 +88,8 @@ void retire_hung(struct version *v, const char *callback, uint64_t elapsed_us)
              (unsigned long long)(elapsed_us / 1000u),
              lock ? ": a constructor or destructor hangs and holds the C library's loader lock; no "
                     "plugin can be loaded or unloaded until it returns"
-                  : "");
+                  : " (timeouts_ms.load): make it faster, or allow more; what it owes follows when "
+                    "it returns");
     v->hung = true;
     version_reason_set(v, text);
     stuck(v);

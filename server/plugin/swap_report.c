@@ -100,10 +100,10 @@ void report_file_failed(struct swap *s, const struct found *f, bool again)
     char name[256];
     const char *error = f->error != NULL ? f->error : "out of memory for the reason";
     snprintf(name, sizeof name, "%.*s", (int)(strlen(f->file) - 3), f->file);
+    const char *plugin = f->plugin != NULL ? f->plugin : name;
     if (!again)
-        log_failed(NULL, f->plugin, f->path, f->stage, error);
-    if (entries_add(&s->round.failed, f->plugin != NULL ? f->plugin : name, NULL, error, f->path,
-                    f->stage) != 0)
+        log_failed(NULL, plugin, f->path, f->stage, error);
+    if (entries_add(&s->round.failed, plugin, NULL, error, f->path, f->stage) != 0)
         round_reason(s, "%s", error);
 }
 

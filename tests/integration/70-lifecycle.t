@@ -145,7 +145,8 @@ def _():
         mark, began = s.mark(), time.monotonic()
         answer = s.reload()
         took_ms = (time.monotonic() - began) * 1000
-        ok(not answer["ok"] and re.search(rf"sin\.so: {step} has not returned within \d+ ms", reason_of(answer)),
+        ok(not answer["ok"] and re.search(rf"sin\.so: {step} has not returned within \d+ ms \(timeouts_ms\.load\): make it "
+           r"faster, or allow more; what it owes follows when it returns", reason_of(answer)),
            f"{step}: refused", answer)
         within(took_ms, 3.9 * UNIT, 13 * UNIT, f"{step}: after timeouts_ms.load")
         event = s.wait_event("stuck", since=mark)

@@ -90,22 +90,25 @@ TEST(no_child_is_left)
     is(errno, ECHILD);
 }
 
+#define CURE ": do that work in init, which can fail with a reason"
+
 TEST(crashes)
 {
-    is_str(constructed("*(volatile int *)0 = 1;", TIMEOUT_MS), "constructor crashed: SIGSEGV");
-    is_str(constructed("abort();", TIMEOUT_MS), "constructor crashed: SIGABRT");
-    is_str(constructed("raise(SIGFPE);", TIMEOUT_MS), "constructor crashed: SIGFPE");
-    is_str(constructed("raise(SIGRTMIN);", TIMEOUT_MS), "constructor crashed: signal 34");
+    is_str(constructed("*(volatile int *)0 = 1;", TIMEOUT_MS),
+           "a constructor crashed: SIGSEGV" CURE);
+    is_str(constructed("abort();", TIMEOUT_MS), "a constructor crashed: SIGABRT" CURE);
+    is_str(constructed("raise(SIGFPE);", TIMEOUT_MS), "a constructor crashed: SIGFPE" CURE);
+    is_str(constructed("raise(SIGRTMIN);", TIMEOUT_MS), "a constructor crashed: signal 34" CURE);
     ok(says(constructed("raise(SIGKILL);", TIMEOUT_MS), "constructor was killed: SIGKILL"));
     is(waitpid(-1, NULL, WNOHANG), -1);
 }
 
 TEST(exits)
 {
-    is_str(constructed("exit(3);", TIMEOUT_MS), "a constructor called exit(3)");
-    is_str(constructed("_exit(0);", TIMEOUT_MS), "a constructor called exit(0)");
+    is_str(constructed("exit(3);", TIMEOUT_MS), "a constructor called exit(3)" CURE);
+    is_str(constructed("_exit(0);", TIMEOUT_MS), "a constructor called exit(0)" CURE);
     is_str(constructed("if (fork() != 0) _exit(7); else sleep(1000);", TIMEOUT_MS),
-           "a constructor called exit(7)");
+           "a constructor called exit(7)" CURE);
 }
 
 /* Hangs in its constructor, and is told so; on a busy machine the probe may take long to start. */
@@ -114,7 +117,7 @@ static bool hangs(const char *body)
     for (unsigned ms = 300; ms < 20000; ms *= 4) {
         char text[128];
         const char *said = constructed(body, ms);
-        snprintf(text, sizeof text, "a constructor did not return within %u ms", ms);
+        snprintf(text, sizeof text, "a constructor did not return within %u ms" CURE, ms);
         if (strstr(said, "graft-probe did not start within") == NULL)
             return is_str(said, text);
     }
