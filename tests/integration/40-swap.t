@@ -415,7 +415,7 @@ def _():
         put(s, fresh(f"versioned_v{1 + i % 3}"), "versioned")
         s.reload()
     settle(s, 2)
-    before, maps = footprint(s), len(s.maps())
+    before, maps, anon = footprint(s), len(s.maps()), s.anon_kb()
     with Prober(s, "/version", clients=3, every=0.001, check=check) as fast, \
             Prober(s, "/version/timer?ms=30", clients=2, check=check) as timers, \
             Prober(s, "/version/stream?chunks=3&ms=15", clients=2, check=check) as streams, \
@@ -438,6 +438,8 @@ def _():
     is_settled(s, 2, "the others are gone")
     is_footprint(s, before, "descriptors, staged files, threads are what they were")
     within(len(s.maps()), maps - 40, maps + 40, "and so are the mappings")
+    if SANITIZER == "none":
+        within(s.anon_kb(), 0, anon + 1024, "and so is the memory, within 1 MiB")
     is_(s.metrics()["graft_versions_retired_total"], n + 10, "each was retired")
 
 

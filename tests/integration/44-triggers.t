@@ -225,6 +225,27 @@ def _():
             becomes(s, f"v{n}\n", f"..data swapped: v{n}")
 
 
+@case("the watch: the folder itself is a link that is swapped")
+def _():
+    s = Server({"hello": "hello"}, start=False, args=["--watch"])
+    for n in (1, 2):
+        shutil.copytree(s.plugin_dir, f"{s.dir}/release-{n}")
+        shutil.copy(plugin_path(f"versioned_v{n}"), f"{s.dir}/release-{n}/versioned.so")
+    shutil.rmtree(s.plugin_dir)
+    os.symlink("release-1", s.plugin_dir)
+    s.start()
+    is_(s.get("/version").text, "v1\n", "v1")
+    for n in (2, 1):
+        os.symlink(f"release-{n}", f"{s.dir}/new")
+        os.rename(f"{s.dir}/new", s.plugin_dir)
+        becomes(s, f"v{n}\n", f"release-{n}")
+    put(s, "versioned_v3", "versioned")
+    becomes(s, "v3\n", "a file in the folder that it leads to now")
+    is_(s.get("/hello").status, 200, "what is in both went on")
+    os.unlink(s.plugin_dir)
+    os.mkdir(s.plugin_dir)
+
+
 @case("the watch can be switched on and off by HUP")
 def _():
     s = Server({"versioned": "versioned_v1"})
@@ -288,6 +309,27 @@ def _():
     s = Server({"hello": "hello", "mw": "order_a"}, {"plugins": {"order-a": {"config": {"a": 1}}}})
     s.uninstall("mw")
     ok(s.reload()["ok"], "an entry that does not say required holds nothing")
+
+
+@case("a configuration that names what is not there is refused, and changes nothing")
+def _():
+    s = Server({"hello": "hello"})
+    for config, reason in (
+            ({"middleware": ["auth"]}, r'middleware\[0\] names "auth", but no such plugin is loaded: put it into .* or take '
+             r'it out of the configuration'),
+            ({"middleware": ["hello"]}, r'middleware\[0\] names "hello", which is no middleware'),
+            ({"routes": [{"match": "/*", "middleware": ["auth"]}]}, r'routes\[0\].* names "auth", but no such plugin'),
+            ({"plugins": {"auth": {"required": True}}}, r'plugins\.auth is required, but no file in .* declares that name: '
+             r'put it there, or set "required": false')):
+        kept = dict(s.config)
+        s.config.update(config)
+        mark = s.mark()
+        answer = s.reload(config=True)
+        ok(not answer["ok"] and re.search(reason, reason_of(answer)), f"{config}: refused, and what to do", answer)
+        is_([e["ok"] for e in s.find_events("swap", mark)], [False], "one swap event")
+        is_((s.get("/hello").status, s.status()["generation"]), (200, 1), "nothing changed")
+        s.config = kept
+    ok(s.reload(config=True)["ok"], "the old configuration is fine")
 
 
 @case("what became bad, moved or was hidden has not vanished; a folder that cannot be read changes nothing")

@@ -195,6 +195,63 @@ def _():
         is_footprint(s, before, f"{step}: nothing is left of it", ignore=("threads",))
 
 
+SLOW_COOL = r"""
+#include <graft/graft.h>
+#include <time.h>
+static void nap(graft_self *self, const char *key)
+{
+    long ms = (long)graft_config_int(self, key, 0);
+    struct timespec left = { ms / 1000, ms % 1000 * 1000000L };
+    nanosleep(&left, NULL);
+}
+static void over(graft_req *req, void *arg)
+{
+    (void)arg;
+    graft_text(req, 200, "slow\n");
+    graft_done(req);
+}
+static graft_next handler(graft_req *req, void *state)
+{
+    (void)state;
+    unsigned ms = (unsigned)graft_config_int(graft_self_of(req), "request", 0);
+    return graft_after(req, ms, over, NULL) == 0 ? GRAFT_LATER : GRAFT_ERROR;
+}
+static void cool(graft_self *self, void *state)
+{
+    (void)state;
+    nap(self, "cool");
+    graft_log(self, GRAFT_INFO, "life cool");
+}
+static void fini(graft_self *self, void *state)
+{
+    (void)state;
+    graft_log(self, GRAFT_INFO, "life fini");
+}
+GRAFT_PLUGIN(.name = "sin", .version = "slow", .cool = cool, .fini = fini,
+             .routes = (const graft_route[]){ { "GET", "/slow", handler, 0 }, { 0 } }, )
+"""
+
+
+@case("a late cool: then it waits for its requests like any other")
+def _():
+    s = Server({"sin": compile_plugin(SLOW_COOL)},
+               {"timeouts_ms": timeouts(), "plugins": {"sin": {"config": {"cool": 8 * UNIT, "request": 20 * UNIT}}}})
+    old = s.active("sin")["id"]
+    request = In(s, "/slow")
+    wait_for(lambda: s.active("sin")["in_flight"] == 1, 10, "it runs")
+    put(s, "good", "sin")
+    mark = s.mark()
+    ok(s.reload()["ok"], "the swap stands")
+    s.wait_event("stuck", since=mark, id=old)
+    wait_for(lambda: life(s, mark, old) == ["cool"], 10, "cool returns")
+    wait_for(lambda: [v["id"] for v in s.ps("sin", "cooling")] == [old], 10, "no longer stuck, but cooling")
+    is_(s.ps("sin", "cooling")[0]["in_flight"], 1, "for its request")
+    is_(request.answer().body, b"slow\n", "which ends on it")
+    s.wait_event("retired", since=mark, id=old)
+    is_(life(s, mark, old), ["cool", "fini"], "fini ran last")
+    is_settled(s, 1, "it is gone")
+
+
 @case("worker_fini hangs: only its worker waits")
 def _():
     s = Server({"sin": "worker_fini_hangs"}, {"timeouts_ms": timeouts(adopt=100 * UNIT),
