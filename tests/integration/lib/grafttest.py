@@ -447,6 +447,40 @@ class Conn:
             body, self.data = self.data, b""
         return Response(status, reason, version, fields, body, bool(coding), interim)
 
+    def last_response(self):
+        """The answer to a connection's last request (Connection: close), read to the end: quick also
+        for many megabytes."""
+        raw = bytearray(self.data)
+        self.sock.settimeout(self.timeout)
+        while True:
+            part = self.sock.recv(1 << 20)
+            if not part:
+                break
+            raw += part
+        head, found, body = bytes(raw).partition(b"\r\n\r\n")
+        self.eof, self.data = True, head + found
+        status, reason, version, fields, interim = self.head()
+        answer = Response(status, reason, version, fields, body, False, interim)
+        if answer.header("Transfer-Encoding") is None:
+            if answer.header("Content-Length") not in (None, str(len(body))):
+                raise HttpError(f"{len(body)} bytes, Content-Length: {answer.header('Content-Length')}")
+            return answer
+        pieces, at = [], 0
+        while True:
+            end = body.find(b"\r\n", at)
+            if end < 0 or not re.match(rb"[0-9A-Fa-f]{1,16}\Z", body[at:end]):
+                raise HttpError(f"no chunk size: {body[at:at + 40]!r}")
+            size, at = int(body[at:end], 16), end + 2
+            if body[at + size:at + size + 2] != b"\r\n":
+                raise HttpError("a chunk does not end where it says")
+            if size == 0:
+                break
+            pieces.append(body[at:at + size])
+            at += size + 2
+        if at + 2 != len(body):
+            raise HttpError(f"{body[at + 2:at + 42]!r} behind the last chunk")
+        return answer._replace(body=b"".join(pieces), chunked=True)
+
     def request(self, method="GET", target="/", headers=(), body=None, **more):
         """Sends one request on this connection and reads its answer."""
         self.send(request_bytes(method, target, headers, body, **more))
