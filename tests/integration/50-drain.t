@@ -173,8 +173,15 @@ def _():
             is_((answer.status, answer.body, answer.header("Connection")), (200, b"late", CLOSE), "answered")
         is_(c.ends(), "eof", "then the connection ends")
     is_(s.status()["draining"], True, "the others keep the server for a while")
+    is_(s.ops_get("/readyz").status, 503, "the ops address is still there")
     for c in idle[6:]:
         is_((c.ends(10), c.data), ("eof", b""), "a silent one ends without a byte")
+        try:
+            c.sock.sendall(HELLO)
+            time.sleep(0.1)
+            is_(c.sock.recv(1), b"", "and is read to its end: what it sends now is not answered by a reset")
+        except ConnectionError as error:
+            ok(False, "it is read to its end", error)
         c.close()
     is_(s.wait_exit(), 0, "exit 0")
 

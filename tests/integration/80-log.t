@@ -336,8 +336,13 @@ def _():
 @case("log.level, also changed by HUP")
 def _():
     s = Server(["hello", "life_v1"], {"log": {"level": "warn"}, "drain": {"idle_ms": 20}}, wait=False)
-    wait_for(lambda: os.path.exists(s.control), 10, "it serves")
-    wait_for(lambda: s.status()["generation"] == 1, 10, "a generation")
+
+    def serves():
+        try:
+            return s.status()["generation"] == 1
+        except (OSError, HttpError):
+            return False
+    wait_for(serves, 10, "it serves")
     is_(s.find_events(level="info"), [], "warn: no info lines")
     s.config["log"]["level"] = "debug"
     is_(s.reload(config=True)["ok"], True, "changed")
