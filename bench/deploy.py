@@ -9,6 +9,7 @@ last completed swap, connections accepted = connections opened, latency, memory,
 mappings and stage folder as they were. nginx, reloaded by HUP under the same load, stands beside it.
 
     deploy.py                   at least 1,000 swaps and 1,000,000 requests: a few minutes
+    deploy.py --flat            10,000 swaps, back to back: what is left of them
     deploy.py --brief --tap     about ten seconds, gentle limits: part of the tests
 """
 
@@ -321,6 +322,14 @@ def check_leaks(checks, options, result):
     checks.check(result["exit"] == 0, f"graftd drained and exited 0 (found {result['exit']})")
 
 
+BRIEF = {"swaps": 40, "requests": 2000, "window": 1.5, "warm_up": 1.5, "seconds_max": 60, "rate": 20, "p99_ratio": 20,
+         "duration_us": 200000, "publish_us": 50000, "memory_kb": 8192, "spanned": 0.02}
+
+# Spans are short, since hundreds of swaps a second would meet limits.versions during long ones.
+FLAT = {"swaps": 10000, "requests": 100000, "window": 10, "rate": 1000, "span_ms": 12, "connections": 8,
+        "p99_ratio": float("inf"), "spanned": 0.05}
+
+
 def options_of():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -347,16 +356,14 @@ def options_of():
     add("--nginx", action="store_true", help="run nginx beside it")
     add("--nginx-seconds", type=float, default=20)
     add("--only-nginx", action="store_true")
+    add("--flat", action="store_true", help="10,000 swaps without a pause between them; p99 is shown, not judged")
     add("--brief", action="store_true", help="a run of ten seconds with gentle limits")
     add("--tap", action="store_true")
     add("--json", metavar="FILE", help="write the figures there")
     add("--keep", action="store_true", help="keep the work folder")
     options = parser.parse_args()
-    if options.brief:
-        brief = {"swaps": 40, "requests": 2000, "window": 1.5, "warm_up": 1.5, "seconds_max": 60,
-                 "rate": 20, "p99_ratio": 20, "duration_us": 200000, "publish_us": 50000,
-                 "memory_kb": 8192, "spanned": 0.02}
-        for key, value in brief.items():
+    for chosen, preset in ((options.brief, BRIEF), (options.flat, FLAT)):
+        for key, value in preset.items() if chosen else ():
             if getattr(options, key) == parser.get_default(key):
                 setattr(options, key, value)
     if common.SANITIZED:
