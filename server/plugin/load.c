@@ -129,7 +129,46 @@ static int map(struct version *v, struct job *job)
 }
 
 /* The probe has read the same file in another process: only code of it that answers differently
-   here can change the name. */
+   here can change what it says. */
+static int check_same(const struct version *v, const struct descriptor *mine, struct err *err)
+{
+    if (strcmp(mine->name, v->plugin) != 0)
+        return err_set(err, "it calls itself \"%s\" here and \"%s\" when it was probed", mine->name,
+                       v->plugin);
+    if (strcmp(mine->version, v->desc.version) != 0)
+        return err_set(err, "it is version \"%s\" here and \"%s\" when it was probed",
+                       mine->version, v->desc.version);
+    return 0;
+}
+
+/* All that the probe could not know. Its texts stay where they are: the control thread reads them
+   meanwhile, for ps and the log. */
+static void take_functions(struct descriptor *to, struct descriptor *from)
+{
+    struct descriptor_route *routes = to->routes;
+    size_t route_count = to->route_count;
+    to->routes = from->routes;
+    to->route_count = from->route_count;
+    from->routes = routes;
+    from->route_count = route_count;
+    to->size = from->size;
+    to->needs = from->needs;
+    to->route_size = from->route_size;
+    to->flags = from->flags;
+    to->scratch_size = from->scratch_size;
+    to->callbacks = from->callbacks;
+    to->init = from->init;
+    to->ready = from->ready;
+    to->worker_init = from->worker_init;
+    to->start = from->start;
+    to->cool = from->cool;
+    to->worker_fini = from->worker_fini;
+    to->fini = from->fini;
+    to->on_request = from->on_request;
+    to->on_response = from->on_response;
+    to->on_finish = from->on_finish;
+}
+
 static int describe(struct version *v, struct err *err)
 {
     const void *exported;
@@ -138,15 +177,11 @@ static int describe(struct version *v, struct err *err)
     if (descriptor_find(v->dl, &exported, &size, err) != 0 ||
         descriptor_copy(exported, size, &mine, err) != 0)
         return -1;
-    if (strcmp(mine.name, v->plugin) != 0) {
-        err_set(err, "it calls itself \"%s\" here and \"%s\" when it was probed", mine.name,
-                v->plugin);
-        descriptor_fini(&mine);
-        return -1;
-    }
-    descriptor_fini(&v->desc);
-    v->desc = mine;
-    return 0;
+    int rc = check_same(v, &mine, err);
+    if (rc == 0)
+        take_functions(&v->desc, &mine);
+    descriptor_fini(&mine);
+    return rc;
 }
 
 /* ---- Callbacks ------------------------------------------------------------------------------- */

@@ -411,11 +411,16 @@ def _():
     over = threading.Event()
     answers = []
 
+    def looks():  # ps and metrics read what the loader is at work on
+        while not over.is_set():
+            s.ps(), s.metrics(), s.status()
+
     def reloads(**how):
         while not over.is_set():
             answers.append(s.reload(**how))
             time.sleep(0.01)
     threads = [threading.Thread(target=reloads), threading.Thread(target=reloads, kwargs={"retry": True}),
+               threading.Thread(target=looks),
                threading.Thread(target=lambda: [answers.append(s.api("POST", "/v1/reload?config=1")) or time.sleep(0.02)
                                                 for _ in iter(over.is_set, True)])]
     with Prober(s, "/version", every=0.001, value=mark_of) as p:
