@@ -317,6 +317,67 @@ def _():
     is_(seen, ALL, "on_finish when its done has come")
 
 
+EARLY_FLUSH = r"""
+#include "contract.h"
+/* Middleware that begins a stream in on_request while it is LATER: its on_response runs meanwhile. */
+static void on(graft_req *req, void *arg)
+{
+    (void)arg;
+    graft_write(req, "two ", 4);
+    graft_continue(req, graft_query(req, "done").ptr ? GRAFT_DONE : GRAFT_NEXT);
+}
+static graft_next on_request(graft_req *req, void *state)
+{
+    (void)state;
+    if (!graft_query(req, "early").ptr)
+        return GRAFT_NEXT;
+    graft_write(req, "one ", 4);
+    graft_flush(req);
+    return graft_after(req, 50, on, NULL) == 0 ? GRAFT_LATER : GRAFT_ERROR;
+}
+static graft_next on_response(graft_req *req, void *state)
+{
+    (void)state;
+    graft_add_header(req, "X-Early", graft_streaming(req) ? "streaming" : "plain");
+    return GRAFT_NEXT;
+}
+static graft_next handler(graft_req *req, void *state)
+{
+    (void)state;
+    graft_write(req, "three", 5);
+    return GRAFT_DONE;
+}
+GRAFT_PLUGIN(.name = "early-flush", .version = "1", .routes = (const graft_route[]){ { "GET", "/early", handler, 0 }, { 0 } },
+             .on_request = on_request, .on_response = on_response)
+"""
+
+
+@case("a middleware that streams while it is LATER")
+def _():
+    s = Server({"early": compile_plugin(EARLY_FLUSH, f"-I{SRCDIR}/tests/plugins"), "order_a": "order_a"},
+               config={**CHAIN, "middleware": ["order-a", "early-flush"]}, workers=1)
+    answer = s.get("/early?early=1")
+    is_((answer.body, answer.chunked, answer.header("X-Early"), answer.header("X-Order")), (b"one two three", True, "streaming", "a"),
+        "on_response of those called so far, once, at the first flush; the chain goes on into the stream")
+    answer = s.get("/early?early=1&done=1")
+    is_((answer.body, answer.header("X-Early")), (b"one two ", "streaming"), "or ends there")
+    is_(s.get("/early").header("X-Early"), "plain", "the same at the end of a plain answer")
+    is_(s.find_events("misuse"), [], "its own LATER stays owed through its on_response")
+
+
+@case("a LATER on_response on the server's own answer")
+def _():
+    s = server(timeouts_ms={"handler": 300})
+    for how in ("post", "offload", "thread", "now"):
+        answer, seen = run(s, f"h=later&ms=900&b-res={how}")
+        is_((answer.status, answer.header("X-Order")), (504, "b, a"), f"on_response of a 504 may be LATER: {how}")
+        is_(seen, ALL, "the outer one follows")
+    answer, seen = run(s, "h=later&ms=1500&b-res=never")
+    is_((answer.status, answer.header("X-Order")), (504, "a"), "one that never continues does not hold up the 504 for ever")
+    answer, seen = run(s, "b-res=post", target="/none")
+    is_((answer.status, answer.header("X-Order")), (404, "b, a"), "on a 404")
+
+
 @case("aborts")
 def _():
     s = server()

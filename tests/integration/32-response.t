@@ -520,6 +520,16 @@ def _():
             is_(len(c.last_response().body), size, "who was told to wait is told to go on, also if it never flushes" + query)
 
 
+@case("a stream to nobody")
+def _():
+    s = server("stream_down", "response_api")
+    with s.connect(timeout=60) as c, s.connect() as other:
+        c.send(request_bytes("HEAD", "/down?bytes=400000000&chunk=65536"))
+        is_(other.get("/resp?which=text").body, b"text\n", "HEAD of a long stream does not keep its worker from others")
+        is_(c.response("HEAD").status, 200, "and ends")
+        is_(c.get("/resp?which=text").body, b"text\n", "the connection goes on")
+
+
 @case("write_static pins the version")
 def _():
     s = Server({"response_api": "response_api"}, config=QUICK, workers=2)
