@@ -52,7 +52,7 @@ def _():
     before, ids = footprint(s), {v["plugin"]: v["id"] for v in s.ps()}
     put(s, fresh("good"), "sin")
     put(s, "versioned_v2", "versioned")
-    held = block(s, 20 * UNIT)
+    held = block(s, 25 * UNIT)
     mark, began = s.mark(), time.monotonic()
     answer = s.reload()
     took_ms = (time.monotonic() - began) * 1000
@@ -66,6 +66,11 @@ def _():
     failed = s.ps(state="failed")
     ok(failed and all("blocking-handler" in v["reason"] for v in failed), "ps: the new versions failed, and why", failed)
     ok(s.status()["ok"] and s.ctl("ps").returncode == 0, "status and ps do not wait")
+    put(s, fresh("good"), "sin")
+    began = time.monotonic()
+    answer = s.reload()
+    ok(not answer["ok"] and "has not answered" in reason_of(answer), "the next swap asks the same worker in vain", answer)
+    within((time.monotonic() - began) * 1000, 4.9 * UNIT, 15 * UNIT, "without waiting for what the first one left behind")
     is_(held.answer().body, b"blocking\n", "the handler ends")
     settle(s, 3)
     is_({v["plugin"]: v["id"] for v in s.ps()}, ids, "the old ones serve")
