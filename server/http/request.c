@@ -91,9 +91,21 @@ static void forget_field(struct request *r, struct str name)
         f->name = (struct str){ NULL, 0 };
 }
 
+/* The places of fields that were replaced or removed are used again. */
+static void fields_squeeze(struct response *p)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < p->nfields; i++)
+        if (p->fields[i].name.ptr)
+            p->fields[kept++] = p->fields[i];
+    p->nfields = kept;
+}
+
 static int field_room(struct request *r)
 {
     struct response *p = &r->response;
+    if (p->nfields == p->room)
+        fields_squeeze(p);
     if (p->nfields < p->room)
         return 0;
     unsigned room = p->room ? p->room * 2 : 8;

@@ -241,8 +241,10 @@ enum response_result response_send(struct request *r, bool final, const char **w
         *why = "less was written than Content-Length promised";
         return RESPONSE_IMPOSSIBLE;
     }
+    s->flushing = true;
     int once = final && !p->head_sent ? send_at_once(r) : -1;
-    if (once == 1) {
+    s->flushing = false;
+    if (once == 1 || !r->session) {
         session_fail(s);
         return RESPONSE_BROKEN;
     }

@@ -366,6 +366,9 @@ void session_discard_available(struct session *s, struct request *r)
     r->body_discard = true;
     while (s->request == r && body_feed(s, r))
         ;
+    /* its last piece may be the one in hand: body_length is on the stack */
+    if (r->head.framing == BODY_LENGTH && r->body_left == 0 && !r->body_dead)
+        r->body_complete = true;
 }
 
 void request_discard_body(struct request *r)
@@ -522,7 +525,8 @@ static void settle(struct session *s)
             conn_linger(&s->conn, DRAIN_LINGER_MS);
         return;
     }
-    conn_want_read(&s->conn, true);
+    /* Requests that wait for the next turn are answered before more of them are read. */
+    conn_want_read(&s->conn, unread < SESSION_INPUT_MAX || list_empty(&s->resume));
     if (unread == 0) {
         s->in_head = false;
         /* Not moved for a few milliseconds: that would be work for every request. */
@@ -613,8 +617,7 @@ static void on_hangup(struct conn *c)
 {
     struct session *s = session_of(c);
     s->http->now_us = clock_us();
-    s->eof = true;
-    if (s->request)
+    if (s->request) /* what came before the FIN is read, and the FIN, if that is not the end */
         s->http->app->gone(s->request);
 }
 

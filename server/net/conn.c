@@ -5,8 +5,10 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -261,6 +263,25 @@ void conn_linger(struct conn *c, unsigned ms)
     conn_flush(c);
 }
 
+/* Is all that we have sent in the client's kernel? A reset takes with it what is still in ours. */
+static bool arrived(const struct conn *c)
+{
+    int untaken;
+    return ioctl(c->fd, SIOCOUTQ, &untaken) != 0 || untaken == 0;
+}
+
+/* The client goes on and on: no more is read; what was sent has until the deadline to arrive. */
+static void linger_enough(struct conn *c)
+{
+    if (arrived(c)) {
+        conn_close(c, false, true);
+        return;
+    }
+    c->want_read = false;
+    c->hung_up = true;
+    apply(c);
+}
+
 /* Input of a lingering connection goes nowhere; its end, or enough of it, closes. */
 static void linger_read(struct conn *c)
 {
@@ -269,8 +290,12 @@ static void linger_read(struct conn *c)
         ssize_t n = conn_recv(c, sink, sizeof sink);
         if (n == -1)
             return;
-        if (n <= 0 || (size_t)n >= c->linger_left) {
+        if (n <= 0) {
             conn_close(c, false, true);
+            return;
+        }
+        if ((size_t)n >= c->linger_left) {
+            linger_enough(c);
             return;
         }
         c->linger_left -= (uint32_t)n;

@@ -25,6 +25,27 @@ void exchange_wake(struct exchange *x)
     }
 }
 
+/* As exchange_wake, when others have had their turn. */
+static void later(struct exchange *x)
+{
+    struct chain *c = x->chain;
+    static const struct timeval now = { 0, 0 };
+    if (!list_empty(&x->ready))
+        return;
+    if (list_empty(&c->later))
+        event_add(&c->later_event, &now);
+    list_add_tail(&c->later, &x->ready);
+}
+
+static void on_later(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct chain *c = arg;
+    loop_enter(c->loop);
+    list_splice_tail(&c->ready, &c->later);
+    loop_leave(c->loop);
+}
+
 void exchange_answer(struct exchange *x, unsigned status, const char *why)
 {
     x->answer_status = status;
@@ -47,6 +68,18 @@ static void notify(struct handle *h, bool *due, void (*fn)(graft_req *, void *),
     h->x->again = true;
 }
 
+/* Who waited for room has it. A client that takes all at once, or one of HEAD to whom nothing goes,
+   must not keep the loop at one stream: on_writable is called once in a turn. */
+static void look_writable(struct exchange *x, struct handle *h)
+{
+    if (x->told) {
+        later(x);
+        return;
+    }
+    h->blocked = false;
+    h->writable_due = true;
+}
+
 static void run_notices(struct exchange *x)
 {
     size_t room = x->chain->http->limits.send_bytes / 2;
@@ -54,34 +87,37 @@ static void run_notices(struct exchange *x)
         struct handle *h = x->handles[i];
         if (handle_answered(h))
             continue; /* nothing is told to who has ended it; drawing the answer forgets it */
-        if (h->blocked && h->on_writable && !x->over && response_pending(&x->request) <= room) {
-            h->blocked = false;
-            h->writable_due = true;
-        }
+        if (h->blocked && h->on_writable && !x->over && response_pending(&x->request) <= room)
+            look_writable(x, h);
         if (h->abort_due) {
             h->aborted = true;
             notify(h, &h->abort_due, h->on_abort, h->on_abort_arg, "on_abort");
         }
-        if (h->writable_due && !handle_answered(h))
+        if (h->writable_due && !handle_answered(h)) {
             notify(h, &h->writable_due, h->on_writable, h->on_writable_arg, "on_writable");
+            x->told = true;
+        }
     }
 }
 
 /* ---- Deadlines ------------------------------------------------------------------------------- */
 
-/* timeouts_ms.handler runs while it is not the client's body that is waited for. */
+/* timeouts_ms.handler runs while it is not the client's body that is waited for; once more for an
+   on_response that is LATER on the 504. */
 static void set_deadline(struct exchange *x)
 {
     struct chain *c = x->chain;
     const struct request *r = &x->request;
     bool body = r->body_mode != BODY_UNWANTED && !r->body_complete && !r->body_paused;
     bool none = x->over || r->response.head_sent || x->response_state == RESPONSE_SEALED;
-    if (x->user_deadline) {
+    bool again = x->timed_out && x->response_state == RESPONSE_WAITING;
+    if (x->user_deadline && !again) {
         if (none || !x->user_deadline_ms)
             wheel_clear(&c->loop->wheel, &x->deadline);
         else
             loop_timer(c->loop, &x->deadline, x->user_deadline_ms);
-    } else if (none || body || x->timed_out || !c->http->timeouts_ms.handler) {
+    } else if (none || (body && !again) || (x->timed_out && !again) ||
+               !c->http->timeouts_ms.handler) {
         wheel_clear(&c->loop->wheel, &x->deadline);
     } else if (!x->deadline.deadline_ms) {
         loop_timer(c->loop, &x->deadline, clock_ms() + c->http->timeouts_ms.handler);
@@ -127,6 +163,7 @@ void exchange_run(struct exchange *x)
         return;
     }
     x->running = true;
+    x->told = false;
     do {
         x->again = false;
         exchange_take_answers(x);
@@ -170,6 +207,8 @@ int chain_init(struct chain *c, struct loop *loop, struct http *http, struct poo
         .loop = loop, .http = http, .pool = pool, .nworkers = nworkers, .fallback = fallback
     };
     list_init(&c->ready);
+    list_init(&c->later);
+    event_assign(&c->later_event, loop->base, -1, 0, on_later, c);
     list_init(&c->live);
     list_init(&c->free);
     list_init(&c->handles);

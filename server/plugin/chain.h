@@ -21,7 +21,9 @@ struct chain {
     unsigned nworkers;
     const struct config *fallback; /* before the first generation */
     struct list ready;             /* exchanges with something marked */
-    struct list live;              /* that have not finished */
+    struct list later;             /* the same, in the next turn of the loop */
+    struct event later_event;
+    struct list live; /* that have not finished */
     struct list free;
     unsigned nfree;
     struct list handles; /* free, last in first out */

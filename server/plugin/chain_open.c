@@ -51,7 +51,7 @@ static void reset(struct exchange *x)
     x->nlinks = x->nhandles = x->at = x->called = x->resp_at = x->finish_at = 0;
     x->state = CHAIN_RUN;
     x->response_state = RESPONSE_BEFORE;
-    x->answered = x->running = x->again = x->need_body = x->flush = x->replaced = false;
+    x->answered = x->running = x->again = x->need_body = x->flush = x->told = x->replaced = false;
     x->over = x->cut = x->finishing = x->counted = false;
     atomic_store_explicit(&x->prepared, false, memory_order_relaxed);
     x->answer_status = 0;

@@ -191,7 +191,9 @@ void exchange_answered(struct exchange *x, struct handle *h, enum role role, uns
     if (!handle_owes(h))
         h->abort_due = h->writable_due = false; /* never after the answer was taken */
     exchange_wake(x);
-    if (x->over || x->replaced)
+    bool responds =
+        x->response_state == RESPONSE_WAITING && x->responding == h && role == AS_MIDDLEWARE;
+    if (x->over || (x->replaced && !responds))
         return;
     if (how == HOW_ABORT) {
         x->cut_why = "graft_abort";
@@ -204,7 +206,7 @@ void exchange_answered(struct exchange *x, struct handle *h, enum role role, uns
         end_chain(x);
     else if (here && role == AS_MIDDLEWARE && !x->links[x->at].handler)
         exchange_middleware_result(x, h, how == GRAFT_LATER ? GRAFT_ERROR + 1u : how);
-    else if (x->response_state == RESPONSE_WAITING && x->responding == h && role == AS_MIDDLEWARE)
+    else if (responds)
         exchange_response_result(x, h, how == GRAFT_LATER ? GRAFT_ERROR + 1u : how);
 }
 

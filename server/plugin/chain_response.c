@@ -80,6 +80,8 @@ static void run_on_response(struct exchange *x)
         }
         struct handle *h = x->by_link[x->resp_at - 1];
         graft_handler *fn = h->version->desc.on_response;
+        if (fn && h->stray[AS_MIDDLEWARE])
+            return; /* its message, sent again, would be on the list twice: on_answer comes back */
         if (fn && !skipped(x, h)) {
             if (x->replaced ? !handle_try_enter(h) : !handle_enter(h)) {
                 if (!x->replaced)

@@ -108,6 +108,7 @@ struct exchange {
     bool running, again; /* exchange_run is on the stack; something was marked meanwhile */
     bool need_body;      /* a middleware asked for all of it */
     bool flush;          /* asked for and not done */
+    bool told;           /* on_writable was called since exchange_run began */
     bool replaced;       /* the server answers by itself: plugins that owe cannot write */
     bool over, cut, finishing, counted;
     _Atomic bool prepared;  /* [any] what other threads read is in place (suspended.c) */
@@ -153,6 +154,12 @@ static inline void end_chain(struct exchange *x)
 
 /* chain.c */
 void exchange_run(struct exchange *x);
+/* The same from an event that was not the socket's: with the time of now. */
+static inline void exchange_run_now(struct exchange *x)
+{
+    x->chain->http->now_us = clock_us();
+    exchange_run(x);
+}
 /* Something was marked: exchange_run will look at it, soon, with no plugin frame on the stack. */
 void exchange_wake(struct exchange *x);
 void exchange_answer(struct exchange *x, unsigned status, const char *why); /* the server's own */

@@ -29,7 +29,7 @@ static void on_granted(struct msg *m)
     struct exchange *x = h->x;
     h->parked = false;
     h->has_turn = true;
-    exchange_run(x);
+    exchange_run_now(x);
     if (!h->has_turn)
         return;
     h->has_turn = false;
@@ -165,7 +165,7 @@ static void on_answer(struct msg *m, enum role role)
             atomic_exchange_explicit(&h->owed[role], OWED_NOTHING, memory_order_acq_rel);
         exchange_answered(x, h, role, how_of(owed));
     }
-    exchange_run(x);
+    exchange_run_now(x);
 }
 
 /* [any] Takes the open place; false: there is none. */

@@ -185,11 +185,14 @@ static graft_next whole(graft_req *req, int code, struct str type, const char *d
     }
     p->written -= p->body.bytes < p->written ? p->body.bytes : p->written;
     out_drop(&p->body);
+    bool complete = true;
     if (!p->head_sent) {
         p->status = (unsigned)code;
-        response_type(r, type);
+        complete = response_type(r, type) == 0;
     }
-    write_copy(x, handle_of(req), data, len);
+    complete = write_copy(x, handle_of(req), data, len) >= 0 && complete;
+    if (!complete && !p->head_sent && (data || len == 0)) /* not a 200 without its body */
+        exchange_answer(x, 503, "no memory for the response");
     return GRAFT_DONE;
 }
 

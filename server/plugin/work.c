@@ -48,7 +48,7 @@ static void on_message(struct msg *m)
         atomic_fetch_sub_explicit(&t->h->posts, 1, memory_order_acq_rel);
     }
     due(t);
-    exchange_run(x);
+    exchange_run_now(x);
 }
 
 int work_post(struct handle *h, void (*fn)(graft_req *, void *), void *arg)
@@ -98,7 +98,7 @@ static void on_after(evutil_socket_t fd, short what, void *arg)
     loop_enter(l);
     list_del(&t->node);
     due(t);
-    exchange_run(t->h->x);
+    exchange_run_now(t->h->x);
     loop_leave(l);
 }
 
