@@ -23,27 +23,40 @@ struct exchange *host_exchange(const graft_req *req, const char *function)
 /* ---- The request: [any] while LATER, so nothing here allocates or writes -----------------------
  */
 
+/* Off the request's worker this is allowed between GRAFT_LATER and its answer. */
+static struct exchange *any_exchange(const graft_req *req, const char *function)
+{
+    struct handle *h = handle_of(req);
+#ifdef GRAFT_CHECKS
+    if (loop_current != h->chain->loop && !handle_is_open(h))
+        handle_misuse(h, "%s was called off the request's worker, and not while LATER", function);
+#else
+    (void)function;
+#endif
+    return h->x;
+}
+
 static graft_str host_method(const graft_req *req)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_method");
     return x ? to_graft(x->request.head.method) : absent;
 }
 
 static graft_str host_path(const graft_req *req)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_path");
     return x ? to_graft(x->request.target.path) : absent;
 }
 
 static graft_str host_target(const graft_req *req)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_target");
     return x ? to_graft(x->request.head.target) : absent;
 }
 
 static graft_str host_param(const graft_req *req, const char *name)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_param");
     struct router_param_ref ref;
     if (!x || !x->pattern || !name || !router_pattern_param(x->pattern, name, &ref))
         return absent;
@@ -63,7 +76,7 @@ static graft_str host_query(graft_req *req, const char *name)
 
 static graft_str host_header(const graft_req *req, const char *name)
 {
-    struct exchange *x = handle_of(req)->x;
+    struct exchange *x = any_exchange(req, "graft_header");
     if (!x || !name)
         return absent;
     if (!suspended_is_prepared(x))
@@ -77,13 +90,13 @@ static graft_str host_header(const graft_req *req, const char *name)
 
 static size_t host_header_count(const graft_req *req)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_header_count");
     return x ? x->request.head.nheaders : 0;
 }
 
 static bool host_header_at(const graft_req *req, size_t i, graft_str *name, graft_str *value)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_header_at");
     if (!x || i >= x->request.head.nheaders)
         return false;
     const struct header *h = &x->request.head.headers[i];
@@ -108,7 +121,7 @@ static graft_str host_body(graft_req *req)
 
 static graft_str host_peer(const graft_req *req)
 {
-    struct exchange *x = handle_of(req)->x;
+    struct exchange *x = any_exchange(req, "graft_peer");
     if (!x)
         return absent;
     if (!suspended_is_prepared(x))
@@ -118,7 +131,7 @@ static graft_str host_peer(const graft_req *req)
 
 static graft_str host_request_id(const graft_req *req)
 {
-    struct exchange *x = handle_of(req)->x;
+    struct exchange *x = any_exchange(req, "graft_request_id");
     if (!x)
         return absent;
     if (!suspended_is_prepared(x))
@@ -128,14 +141,14 @@ static graft_str host_request_id(const graft_req *req)
 
 static graft_str host_route_pattern(const graft_req *req)
 {
-    const struct exchange *x = handle_of(req)->x;
+    const struct exchange *x = any_exchange(req, "graft_route_pattern");
     return x && x->pattern ? to_graft(str_of(x->pattern)) : absent;
 }
 
 static bool host_is_tls(const graft_req *req)
 {
-    (void)req; /* there is no TLS yet */
-    return false;
+    any_exchange(req, "graft_is_tls");
+    return false; /* there is no TLS yet */
 }
 
 /* ---- Work that takes time ----------------------------------------------------------------------
@@ -146,8 +159,8 @@ static int host_done(graft_req *req)
     return handle_answer(handle_of(req), AS_HANDLER, GRAFT_DONE, "graft_done");
 }
 
-/* Any value that fits in OWED_HOW_MASK goes through: what is no answer is judged where the answer is
-   used, with the middleware's name. */
+/* Any value that fits in OWED_HOW_MASK goes through: what is no answer is judged where the answer
+   is used, with the middleware's name. */
 static int host_resume(graft_req *req, graft_next how)
 {
     unsigned value = (unsigned)how < HOW_ABORT ? (unsigned)how : HOW_ABORT - 1;
@@ -215,8 +228,8 @@ static void host_on_abort(graft_req *req, void (*fn)(graft_req *, void *), void 
     struct handle *h = handle_of(req);
     h->on_abort = fn;
     h->on_abort_arg = arg;
-    /* Too late to wait for it: the response was cut already and this plugin has not heard. */
-    if (fn && x->cut && !h->aborted && handle_owes(h)) {
+    /* Too late to wait for it: the response is gone already and this plugin has not heard. */
+    if (fn && (x->cut || x->replaced) && !h->aborted && handle_is_open(h) && x->responding != h) {
         h->abort_due = true;
         exchange_wake(x);
     }
@@ -257,7 +270,7 @@ static void host_on_writable(graft_req *req, void (*fn)(graft_req *, void *), vo
     struct handle *h = handle_of(req);
     h->on_writable = fn;
     h->on_writable_arg = arg;
-    if (fn && x->cut && handle_owes(h))
+    if (fn && (x->cut || x->replaced) && handle_is_open(h) && x->responding != h)
         h->writable_due = true;
     exchange_wake(x);
 }

@@ -72,7 +72,13 @@ static bool host_config_bool(graft_self *self, const char *key, bool fallback)
 static int host_vfail(graft_self *self, const char *fmt, va_list args)
 {
     char text[800];
-    (void)version_of(self);
+    struct version *v = version_of(self);
+#ifdef GRAFT_CHECKS
+    if (thread_kind != THREAD_LOADER && thread_kind != THREAD_WORKER)
+        misuse(v, "graft_fail was called off the loader and the workers");
+#else
+    (void)v;
+#endif
     vsnprintf(text, sizeof text, fmt ? fmt : "", args);
     version_fail_set(text);
     return -1;
@@ -156,6 +162,12 @@ static graft_metric *host_counter(graft_self *self, const char *name, const char
 {
     struct version *v = version_of(self);
     struct err err = { "" };
+#ifdef GRAFT_CHECKS
+    if (thread_kind != THREAD_LOADER) {
+        misuse(v, "graft_counter was called off the loader");
+        return NULL;
+    }
+#endif
     graft_metric *m = metric_counter(&v->host, v->plugin, name, help, &err);
     if (!m)
         misuse(v, err.text);
@@ -164,6 +176,11 @@ static graft_metric *host_counter(graft_self *self, const char *name, const char
 
 static void host_add(graft_metric *metric, uint64_t n)
 {
+#ifdef GRAFT_CHECKS
+    if (metric && thread_kind != THREAD_WORKER && thread_kind != THREAD_POOL)
+        misuse(container_of(metric->host, struct version, host),
+               "graft_add was called off the workers and the pool");
+#endif
     metric_add(metric, n);
 }
 

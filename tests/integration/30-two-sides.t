@@ -223,9 +223,41 @@ static graft_next handler(graft_req *req, void *state)
     b->req = req;
     return foreign_start(thread, b) == 0 ? GRAFT_LATER : GRAFT_ERROR;
 }
+static graft_metric *metric;
+static void self_thread(void *arg)
+{
+    graft_self *self = arg;
+    graft_fail(self, "nobody asked");
+    graft_add(metric, 1);
+    graft_loop(self);
+}
+static void work(void *arg)
+{
+    struct box *b = arg;
+    sleep_ms(50);
+    graft_method(b->req);
+    graft_header(b->req, "Host");
+}
+static graft_next pool(graft_req *req, void *state)
+{
+    (void)state;
+    struct box *b = graft_scratch(req);
+    b->req = req;
+    b->wrong += graft_counter(graft_self_of(req), "other", "Other.") != NULL;
+    if (graft_offload(req, work, NULL, b) != 0 || foreign_start(self_thread, graft_self_of(req)) != 0)
+        return GRAFT_ERROR;
+    graft_printf(req, "wrong=%u\n", b->wrong);
+    return GRAFT_DONE;
+}
+static int init(graft_self *self, void **state)
+{
+    *state = NULL;
+    metric = graft_counter(self, "some", "Some.");
+    return 0;
+}
 static void fini(graft_self *self, void *state) { (void)self; (void)state; foreign_join(); }
-GRAFT_PLUGIN(.name = "threads", .version = "1", .scratch_size = sizeof(struct box), .fini = fini,
-             .routes = (const graft_route[]){ { "GET", "/threads", handler, 0 }, { 0 } })
+GRAFT_PLUGIN(.name = "threads", .version = "1", .scratch_size = sizeof(struct box), .init = init, .fini = fini,
+             .routes = (const graft_route[]){ { "GET", "/threads", handler, 0 }, { "GET", "/threads/pool", pool, 0 }, { 0 } })
 """
 
 
@@ -237,6 +269,11 @@ def _():
     is_(found, {"graft_" + n for n in ("write", "printf", "flush", "set_header", "status", "after", "offload", "deadline", "query",
                                        "body", "alloc", "pending")}, "and are named in the log")
     is_({e["route"] for e in s.find_events("misuse", plugin="threads")}, {"/threads"}, "with the route")
+    mark = s.mark()
+    is_(s.get("/threads/pool").body, b"wrong=0\n", "[loader] functions do nothing elsewhere")
+    wanted = {"graft_method", "graft_header", "graft_counter", "graft_fail", "graft_add", "graft_loop"}
+    found = wait_for(lambda: wanted <= {e["what"].split()[0] for e in s.find_events("misuse", mark)}, 10, f"{wanted} in the log")
+    ok(found, "named too: [any] functions off the worker when nothing is LATER, and what is not for a foreign thread at all")
 
 
 NESTED = r"""

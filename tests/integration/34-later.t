@@ -216,6 +216,18 @@ def _():
         is_(len(c.last_response().body), 20000000, "until the head is sent: a stream may take longer")
 
 
+@case("on_abort that comes too late")
+def _():
+    s = server()
+    mark = s.mark()
+    is_(owes(s, "late", "&deadline=100&ms=400").status, 504, "a 504")
+    is_(numbers(line(s, mark, "owes late on_abort")), {"n": 1, "gone": 1, "write": -1}, "on_abort set afterwards is called")
+    line(s, mark, "finish late")
+    mark = leave(s, "late", "&deadline=0&ms=300")
+    is_(numbers(line(s, mark, "owes late on_abort")), {"n": 1, "gone": 1, "write": -1}, "also when the client has left")
+    line(s, mark, "finish late")
+
+
 @case("posts of several threads")
 def _():
     s = server()

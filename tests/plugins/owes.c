@@ -282,6 +282,18 @@ static int deadline(struct owes *o)
     return graft_after(o->req, o->ms, after_ends, o);
 }
 
+/* Registered when the response is another's already: told at once. */
+static void register_late(graft_req *req, void *arg)
+{
+    graft_on_abort(req, aborted_ends, arg);
+}
+
+static int late(struct owes *o)
+{
+    graft_deadline(o->req, query_number(o->req, "deadline", 0));
+    return graft_after(o->req, o->ms, register_late, o);
+}
+
 static int wait_for_abort(struct owes *o)
 {
     graft_on_abort(o->req, aborted_ends, o);
@@ -324,6 +336,7 @@ static const struct {
     { "posts", posts },
     { "deadline", deadline },
     { "wait", wait_for_abort },
+    { "late", late },
     { "address", address },
     { "elapsed", elapsed },
     { "timer", timer_then_done },
