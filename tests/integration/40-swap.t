@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -409,7 +408,7 @@ def _():
     s = Server({"versioned": "versioned_v1", "hello": "hello"})
     newest = 0
 
-    def check(answer, floor=None):
+    def check(answer):
         return None if answer.header("X-Version") in ("v1", "v2", "v3") else f"whose is {answer}?"
     for i in range(10):  # what grows once has grown
         put(s, fresh(f"versioned_v{1 + i % 3}"), "versioned")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import struct
 import sys

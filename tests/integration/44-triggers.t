@@ -16,11 +16,6 @@ from swaptest import *  # noqa: E402,F403
 SLOW_MS = int(600 * max(1, SCALE / 2))
 
 
-def slow_plugin(server, ms=SLOW_MS):
-    """Makes the plugin `sin` take its time in `ready` whenever it is loaded."""
-    server.config.setdefault("plugins", {})["sin"] = {"config": {"ms": ms}}
-
-
 def slow_server(plugins):
     return Server({**plugins, "sin": "good"}, {"plugins": {"sin": {"config": {"ms": SLOW_MS}}}})
 

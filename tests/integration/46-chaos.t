@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
 # Everything at once, at random: good and bad plugins, configurations, triggers, clients that leave
 """GRAFT_TEST_SECONDS (6) of it; GRAFT_TEST_SEED repeats the choices (not the moments)."""
-import json
 import os
 import random
-import re
 import signal
 import sys
 import threading

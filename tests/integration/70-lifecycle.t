@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import sys
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *  # noqa: E402,F403
 from swaptest import *  # noqa: E402,F403

@@ -43,8 +43,8 @@ __attribute__((constructor)) static void open_control(void)
     long fd = path != NULL ? syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0)
         return;
-    void *map = (void *)syscall(SYS_mmap, NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED,
-                                fd, 0);
+    void *map =
+        (void *)syscall(SYS_mmap, NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     control = map != MAP_FAILED ? map : NULL;
     close((int)fd);
 }

@@ -5,7 +5,6 @@ import concurrent.futures
 import hashlib
 import os
 import re
-import shutil
 import threading
 import time
 
@@ -13,8 +12,8 @@ from grafttest import *  # noqa: F403
 from grafttest import Failed
 import grafttest
 
-__all__ = ["Server", "Failed", "fresh", "put", "sha256_of", "footprint", "is_footprint", "settle", "is_settled", "In", "reason_of",
-           "file_of", "IDENTITY", "has_identity", "later", "Marked", "mark_of"]
+__all__ = ["Server", "Failed", "fresh", "put", "sha256_of", "footprint", "is_footprint", "settle", "is_settled", "In",
+           "reason_of", "file_of", "IDENTITY", "has_identity", "later", "Marked", "mark_of"]
 
 IDENTITY = ("plugin", "version", "id", "sha256", "config_sha256")
 
