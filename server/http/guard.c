@@ -1,8 +1,9 @@
 /*
  * The guard's state machine: one state for each place of the grammar, one function for each state.
- * A function looks at g->scanned onwards, never past `end`, and either moves on to the next state,
- * or asks for more, or refuses. The long runs (target, field values) go 16 bytes at a time where
- * the machine has SSE2; everything else is one look into field_class a byte.
+ * A function looks at data[at] onwards, never past `end`, and either goes on into the function of
+ * the next state, or refuses, or, at the end of what is there, leaves in struct guard where the
+ * next scan resumes. The long runs (target, field values) go 16 bytes at a time where the machine
+ * has SSE2; everything else is one look into field_class a byte.
  */
 #include "http/guard.h"
 
@@ -23,17 +24,22 @@ enum {
     AT_NAME,
     AT_VALUE,
     AT_VALUE_LF,
-    AT_LAST_LF,
-    AT_END
+    AT_LAST_LF
 };
 
-enum step { STEP_ON, STEP_MORE, STEP_BAD };
+enum step {
+    STEP_LINE, /* a line has ended, the next begins */
+    STEP_MORE, /* wait_at says where */
+    STEP_BAD,
+    STEP_HEAD /* it is whole */
+};
 
 struct scan {
     struct guard *g;
     const struct guard_limits *lim;
     struct guard_verdict *v;
     const char *data;
+    size_t len;
     size_t end; /* of what may be looked at: what is there, within limits.head_bytes */
 };
 
@@ -44,11 +50,12 @@ static enum step bad(struct scan *s, unsigned status, const char *why)
     return STEP_BAD;
 }
 
-static enum step on(struct scan *s, size_t at, unsigned state)
+/* All that is there was looked at: where and as what to go on when more has come. */
+static enum step wait_at(struct scan *s, size_t at, unsigned state)
 {
     s->g->scanned = at;
     s->g->state = state;
-    return STEP_ON;
+    return STEP_MORE;
 }
 
 /* Both: the first byte of [at,end) that is not of the class, or end. */
@@ -99,69 +106,89 @@ static size_t token_end(const char *data, size_t at, size_t end)
 /* Where a part that began at g->part may reach at most, its delimiter included. */
 static size_t bound(const struct scan *s, size_t max)
 {
-    size_t room = s->end - s->g->part;
-    return room > max ? s->g->part + max + 1 : s->end;
+    size_t last = s->g->part + max + 1;
+    return last < s->end ? last : s->end;
 }
 
-static enum step scan_start(struct scan *s)
+/* An empty line that was skipped does not count, and is known only once it has been passed. */
+static void set_end(struct scan *s)
 {
-    struct guard *g = s->g;
-    while (g->scanned < s->end && s->data[g->scanned] == '\r') {
-        if (s->end - g->scanned < 2)
-            return STEP_MORE;
-        if (s->data[g->scanned + 1] != '\n')
-            return bad(s, 400, "a CR without LF before the request line");
-        if (g->scanned == (size_t)2 * GUARD_EMPTY_LINES)
-            return bad(s, 400, "too many empty lines before the request line");
-        g->scanned += 2;
-        g->skip = g->scanned;
-    }
-    if (g->scanned == s->end)
-        return STEP_MORE;
-    unsigned char first = (unsigned char)s->data[g->scanned];
-    if (first == 0x16)
-        return bad(s, 400, "a TLS handshake on a port that speaks plain HTTP");
-    if (!field_is((char)first, FIELD_TOKEN))
-        return bad(s, 400, "the request line does not begin with a method");
-    g->part = g->scanned;
-    return on(s, g->scanned, AT_METHOD);
+    size_t max = s->g->skip + s->lim->head_bytes;
+    s->end = s->len < max ? s->len : max;
 }
 
-static enum step scan_method(struct scan *s)
+/* A line has ended: the next begins there. */
+static enum step line_at(struct scan *s, size_t at)
 {
-    struct guard *g = s->g;
-    size_t end = bound(s, GUARD_METHOD_MAX);
-    size_t at = token_end(s->data, g->scanned, end);
-    if (at - g->part > GUARD_METHOD_MAX)
-        return bad(s, 501, "a method of more than 32 characters");
-    g->scanned = at;
+    s->g->scanned = at;
+    s->g->state = AT_LINE;
+    return STEP_LINE;
+}
+
+/* ---- the states, from the end of the grammar to its beginning ---- */
+
+static inline enum step scan_last_lf(struct scan *s, size_t at)
+{
+    if (at == s->end)
+        return wait_at(s, at, AT_LAST_LF);
+    if (s->data[at] != '\n')
+        return bad(s, 400, "a CR without LF");
+    s->g->scanned = at + 1;
+    return STEP_HEAD;
+}
+
+static inline enum step scan_value_lf(struct scan *s, size_t at)
+{
+    if (at == s->end)
+        return wait_at(s, at, AT_VALUE_LF);
+    if (s->data[at] != '\n')
+        return bad(s, 400, "a CR without LF");
+    return line_at(s, at + 1);
+}
+
+static inline enum step scan_value(struct scan *s, size_t at)
+{
+    size_t end = bound(s, s->lim->field_bytes);
+    at = value_end(s->data, at, end);
+    if (at - s->g->part > s->lim->field_bytes)
+        return bad(s, 431, "a field is longer than limits.field_bytes");
     if (at == end)
-        return STEP_MORE;
-    if (s->data[at] != ' ')
-        return bad(s, 400, "the method is not followed by one space");
-    g->part = at + 1;
-    return on(s, at + 1, AT_TARGET);
+        return wait_at(s, at, AT_VALUE);
+    if (s->data[at] != '\r')
+        return bad(s, 400, "a bare LF or a control byte in a field value");
+    return scan_value_lf(s, at + 1);
 }
 
-static enum step scan_target(struct scan *s)
+static inline enum step scan_name(struct scan *s, size_t at)
+{
+    size_t end = bound(s, s->lim->field_bytes);
+    at = token_end(s->data, at, end);
+    if (at - s->g->part > s->lim->field_bytes)
+        return bad(s, 431, "a field is longer than limits.field_bytes");
+    if (at == end)
+        return wait_at(s, at, AT_NAME);
+    if (s->data[at] != ':')
+        return bad(s, 400, "a field name that is not a token followed by a colon");
+    return scan_value(s, at + 1);
+}
+
+static inline enum step scan_line(struct scan *s, size_t at)
 {
     struct guard *g = s->g;
-    size_t end = bound(s, s->lim->target_bytes);
-    size_t at = target_end(s->data, g->scanned, end);
-    if (at - g->part > s->lim->target_bytes)
-        return bad(s, 414, "the target is longer than limits.target_bytes");
-    g->scanned = at;
-    if (at == end)
-        return STEP_MORE;
-    if (s->data[at] != ' ')
-        return bad(s, 400,
-                   s->data[at] == '\r' || s->data[at] == '\n'
-                       ? "no version after the target (HTTP/0.9 is not spoken)"
-                       : "a byte in the target that is not visible ASCII");
-    if (at == g->part)
-        return bad(s, 400, "two spaces after the method");
-    g->part = at + 1;
-    return on(s, at + 1, AT_VERSION);
+    if (at == s->end)
+        return wait_at(s, at, AT_LINE);
+    char c = s->data[at];
+    if (c == '\r')
+        return scan_last_lf(s, at + 1);
+    if (c == ' ' || c == '\t')
+        return bad(s, 400, "a line that begins with white space (folded fields are obsolete)");
+    if (!field_is(c, FIELD_TOKEN))
+        return bad(s, 400, "a line that does not begin with a field name");
+    if (g->fields == s->lim->headers)
+        return bad(s, 431, "more fields than limits.headers");
+    g->fields++;
+    g->part = at;
+    return scan_name(s, at);
 }
 
 static bool is_digit(char c)
@@ -181,105 +208,106 @@ static enum step bad_version(struct scan *s, const char *p, size_t len)
     return bad(s, 400, "the target is not followed by one space, HTTP/1.x and CRLF");
 }
 
-static enum step scan_version(struct scan *s)
+/* `at` is where it begins, also when a part of it was there before. */
+static inline enum step scan_version(struct scan *s, size_t at)
 {
     static const char want[10] = "HTTP/1.1\r\n";
-    const char *p = s->data + s->g->part;
-    size_t len = s->end - s->g->part;
+    const char *p = s->data + at;
+    size_t len = s->end - at;
     if (len >= sizeof want) {
         if (memcmp(p, want, sizeof want) == 0)
-            return on(s, s->g->part + sizeof want, AT_LINE);
+            return line_at(s, at + sizeof want);
         len = sizeof want;
     }
     for (size_t i = 0; i < len; i++)
         if (p[i] != want[i] && !(i == 7 && p[i] == '0'))
             return bad_version(s, p, len);
     if (len < sizeof want)
-        return STEP_MORE;
-    return on(s, s->g->part + sizeof want, AT_LINE);
+        return wait_at(s, at, AT_VERSION);
+    return line_at(s, at + sizeof want);
 }
 
-static enum step scan_line(struct scan *s)
+static inline enum step scan_target(struct scan *s, size_t at)
 {
     struct guard *g = s->g;
-    size_t at = g->scanned;
+    size_t end = bound(s, s->lim->target_bytes);
+    at = target_end(s->data, at, end);
+    if (at - g->part > s->lim->target_bytes)
+        return bad(s, 414, "the target is longer than limits.target_bytes");
+    if (at == end)
+        return wait_at(s, at, AT_TARGET);
+    if (s->data[at] != ' ')
+        return bad(s, 400,
+                   s->data[at] == '\r' || s->data[at] == '\n'
+                       ? "no version after the target (HTTP/0.9 is not spoken)"
+                       : "a byte in the target that is not visible ASCII");
+    if (at == g->part)
+        return bad(s, 400, "two spaces after the method");
+    return scan_version(s, at + 1);
+}
+
+static inline enum step scan_method(struct scan *s, size_t at)
+{
+    struct guard *g = s->g;
+    size_t end = bound(s, GUARD_METHOD_MAX);
+    at = token_end(s->data, at, end);
+    if (at - g->part > GUARD_METHOD_MAX)
+        return bad(s, 501, "a method of more than 32 characters");
+    if (at == end)
+        return wait_at(s, at, AT_METHOD);
+    if (s->data[at] != ' ')
+        return bad(s, 400, "the method is not followed by one space");
+    g->part = at + 1;
+    return scan_target(s, at + 1);
+}
+
+static inline enum step scan_start(struct scan *s, size_t at)
+{
+    struct guard *g = s->g;
+    while (at < s->end && s->data[at] == '\r') {
+        if (s->end - at < 2)
+            return wait_at(s, at, AT_START);
+        if (s->data[at + 1] != '\n')
+            return bad(s, 400, "a CR without LF before the request line");
+        if (at == (size_t)2 * GUARD_EMPTY_LINES)
+            return bad(s, 400, "too many empty lines before the request line");
+        at += 2;
+        g->skip = at;
+        set_end(s);
+    }
     if (at == s->end)
-        return STEP_MORE;
-    char c = s->data[at];
-    if (c == '\r')
-        return on(s, at + 1, AT_LAST_LF);
-    if (c == ' ' || c == '\t')
-        return bad(s, 400, "a line that begins with white space (folded fields are obsolete)");
-    if (!field_is(c, FIELD_TOKEN))
-        return bad(s, 400, "a line that does not begin with a field name");
-    if (g->fields == s->lim->headers)
-        return bad(s, 431, "more fields than limits.headers");
-    g->fields++;
+        return wait_at(s, at, AT_START);
+    unsigned char first = (unsigned char)s->data[at];
+    if (first == 0x16)
+        return bad(s, 400, "a TLS handshake on a port that speaks plain HTTP");
+    if (!field_is((char)first, FIELD_TOKEN))
+        return bad(s, 400, "the request line does not begin with a method");
     g->part = at;
-    return on(s, at, AT_NAME);
+    return scan_method(s, at);
 }
 
-static enum step scan_name(struct scan *s)
-{
-    struct guard *g = s->g;
-    size_t end = bound(s, s->lim->field_bytes);
-    size_t at = token_end(s->data, g->scanned, end);
-    if (at - g->part > s->lim->field_bytes)
-        return bad(s, 431, "a field is longer than limits.field_bytes");
-    g->scanned = at;
-    if (at == end)
-        return STEP_MORE;
-    if (s->data[at] != ':')
-        return bad(s, 400, "a field name that is not a token followed by a colon");
-    return on(s, at + 1, AT_VALUE);
-}
-
-static enum step scan_value(struct scan *s)
-{
-    struct guard *g = s->g;
-    size_t end = bound(s, s->lim->field_bytes);
-    size_t at = value_end(s->data, g->scanned, end);
-    if (at - g->part > s->lim->field_bytes)
-        return bad(s, 431, "a field is longer than limits.field_bytes");
-    g->scanned = at;
-    if (at == end)
-        return STEP_MORE;
-    if (s->data[at] != '\r')
-        return bad(s, 400, "a bare LF or a control byte in a field value");
-    return on(s, at + 1, AT_VALUE_LF);
-}
-
-static enum step scan_lf(struct scan *s, unsigned next)
+static enum step resume(struct scan *s)
 {
     size_t at = s->g->scanned;
-    if (at == s->end)
-        return STEP_MORE;
-    if (s->data[at] != '\n')
-        return bad(s, 400, "a CR without LF");
-    return on(s, at + 1, next);
-}
-
-static enum step scan_step(struct scan *s)
-{
     switch (s->g->state) {
     case AT_START:
-        return scan_start(s);
+        return scan_start(s, at);
     case AT_METHOD:
-        return scan_method(s);
+        return scan_method(s, at);
     case AT_TARGET:
-        return scan_target(s);
+        return scan_target(s, at);
     case AT_VERSION:
-        return scan_version(s);
-    case AT_LINE:
-        return scan_line(s);
+        return scan_version(s, at);
     case AT_NAME:
-        return scan_name(s);
+        return scan_name(s, at);
     case AT_VALUE:
-        return scan_value(s);
+        return scan_value(s, at);
     case AT_VALUE_LF:
-        return scan_lf(s, AT_LINE);
+        return scan_value_lf(s, at);
+    case AT_LAST_LF:
+        return scan_last_lf(s, at);
     default:
-        return scan_lf(s, AT_END);
+        return STEP_LINE;
     }
 }
 
@@ -295,25 +323,19 @@ static enum guard_result more(struct scan *s)
     return GUARD_BAD;
 }
 
-void guard_init(struct guard *g)
-{
-    *g = (struct guard){ 0 };
-}
-
 enum guard_result guard_scan(struct guard *g, const struct guard_limits *lim, const char *data,
                              size_t len, struct guard_verdict *v)
 {
-    struct scan s = { .g = g, .lim = lim, .v = v, .data = data, .end = len };
+    struct scan s = { .g = g, .lim = lim, .v = v, .data = data, .len = len };
     *v = (struct guard_verdict){ 0 };
-    while (g->state != AT_END) {
-        /* the empty lines do not count, and are known only once they have been passed */
-        s.end = len - g->skip > lim->head_bytes ? g->skip + lim->head_bytes : len;
-        enum step step = scan_step(&s);
-        if (step == STEP_BAD)
-            return GUARD_BAD;
-        if (step == STEP_MORE)
-            return more(&s);
-    }
+    set_end(&s);
+    enum step step = resume(&s);
+    while (step == STEP_LINE)
+        step = scan_line(&s, g->scanned);
+    if (step == STEP_BAD)
+        return GUARD_BAD;
+    if (step == STEP_MORE)
+        return more(&s);
     v->skip = g->skip;
     v->head_len = g->scanned - g->skip;
     return GUARD_HEAD;

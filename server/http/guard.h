@@ -41,7 +41,11 @@ struct guard_verdict {
     const char *why; /* static */
 };
 
-void guard_init(struct guard *g); /* for each head anew */
+/* For each head anew. */
+static inline void guard_init(struct guard *g)
+{
+    *g = (struct guard){ 0 };
+}
 
 /* `data` is everything that has arrived since guard_init: the same bytes again, and more behind
    them (they may have moved). Reads nothing behind data[len-1] or behind the end of the head. */

@@ -161,16 +161,18 @@ static int keep_field(struct head_parser *p, struct str name, struct str value)
 static int on_value(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
-    size_t at = p->cursor;
-    while (stands_at(p, at, " ", 1))
+    const char *at = p->copy + p->cursor, *end = p->copy + p->len;
+    while (at < end && *at == ' ')
         at++;
-    if (len == 1 && token[0] == ' ' && stands_at(p, at, "\r", 1))
+    if (len == 1 && token[0] == ' ' && at < end && *at == '\r')
         len = 0;
-    if (!p->key.ptr || !stands_at(p, at, token, len) || !stands_at(p, at + len, "\r\n", 2))
+    size_t left = (size_t)(end - at);
+    if (!p->key.ptr || left < 2 || len > left - 2 || !bytes_eq(at, token, len) || at[len] != '\r' ||
+        at[len + 1] != '\n')
         return -1;
-    struct str name = p->key, value = field_trim((struct str){ p->copy + at, len });
+    struct str name = p->key, value = field_trim((struct str){ at, len });
     p->key = (struct str){ NULL, 0 };
-    p->cursor = at + len + 2;
+    p->cursor = (size_t)(at + len + 2 - p->copy);
     note_field(p, name, value);
     return keep_field(p, name, value);
 }

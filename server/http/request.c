@@ -21,8 +21,7 @@ void request_init(struct request *r, struct http *http)
 void request_reset(struct request *r)
 {
     HOT_CHECK(r, REQUEST_MAGIC);
-    if (r->response.body.first)
-        out_drop(&r->response.body);
+    out_drop(&r->response.body);
     if (r->body_heap.data)
         buf_fini(&r->body_heap);
     arena_reset(&r->arena);

@@ -261,8 +261,3 @@ enum response_result response_send(struct request *r, bool final, const char **w
     }
     return session_sent(s, r) ? RESPONSE_OVER : RESPONSE_ON_ITS_WAY;
 }
-
-uint64_t response_pending(const struct request *r)
-{
-    return r->response.body.bytes + (r->session ? r->session->conn.out.bytes : 0);
-}

@@ -29,7 +29,7 @@ static struct session *session_of(struct conn *c)
 /* ---- Input: what was read and not consumed, in the worker's scratch or the session's own -------
  */
 
-static struct str view(const struct session *s)
+static inline struct str view(const struct session *s)
 {
     const struct http *h = s->http;
     if (h->scratch_of == s)
@@ -37,7 +37,7 @@ static struct str view(const struct session *s)
     return (struct str){ s->in.data ? s->in.data + s->in_at : "", s->in.len - s->in_at };
 }
 
-static void consume(struct session *s, size_t n)
+static inline void consume(struct session *s, size_t n)
 {
     struct http *h = s->http;
     if (s->owed)
@@ -196,9 +196,6 @@ static void response_over(struct session *s, struct request *r)
     struct http *h = s->http;
     bool keep = r->head.keep_alive && !r->response.close && r->body_complete;
     let_go(s);
-    conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, 0);
-    guard_init(&s->guard);
-    s->in_head = false;
     if (!keep) {
         bool plain = !r->head.keep_alive && r->body_complete && !h->closing && view(s).len == 0;
         if (plain || s->eof)
@@ -706,6 +703,7 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
     struct http *h = arg;
     loop_enter(h->conns.loop);
     list_splice_tail(&h->resume, &h->later);
+    loop_mark(h->conns.loop);
     list_each (n, &h->resume)
         list_entry(n, struct session, resume)->answered = 0;
     loop_leave(h->conns.loop);

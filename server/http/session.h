@@ -106,7 +106,10 @@ void request_pause_body(struct request *r, bool pause);
 enum response_result { RESPONSE_OVER, RESPONSE_ON_ITS_WAY, RESPONSE_IMPOSSIBLE, RESPONSE_BROKEN };
 enum response_result response_send(struct request *r, bool final, const char **why);
 /* Bytes of this response that are not in the kernel. */
-uint64_t response_pending(const struct request *r);
+static inline uint64_t response_pending(const struct request *r)
+{
+    return r->response.body.bytes + (r->session ? r->session->conn.out.bytes : 0);
+}
 
 /* Ends the connection without finishing the response; http_app.cut is not called. */
 void request_cut(struct request *r);

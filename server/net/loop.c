@@ -24,15 +24,18 @@ static void on_step(evutil_socket_t fd, short what, void *arg)
     loop_leave(l);
 }
 
-void loop_leave(struct loop *l)
+void loop_step(struct loop *l)
 {
-    if (l->depth == 1 && l->step)
-        l->step(l->step_arg);
-    l->depth--;
+    while (l->marked) {
+        l->marked = false;
+        if (l->step)
+            l->step(l->step_arg);
+    }
 }
 
 void loop_mark(struct loop *l)
 {
+    l->marked = true;
     if (l->depth == 0)
         event_active(&l->step_event, 0, 0);
 }

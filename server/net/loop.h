@@ -66,6 +66,7 @@ struct loop {
     /* What was only marked while plugin code ran is done by `step`, when no frame of ours (and so
        none of a plugin's that we called) is on the stack: see loop_enter. */
     unsigned depth;
+    bool marked;
     void (*step)(void *arg);
     void *step_arg;
     struct event step_event;
@@ -77,12 +78,19 @@ extern _Thread_local struct loop *loop_current; /* NULL off the workers */
 
 int loop_init(struct loop *l, unsigned number);           /* before its thread starts */
 int loop_attach(struct loop *l, struct event_base *base); /* on its thread: events are added */
-/* Around everything that an event makes us do; the outermost loop_leave runs `step`. */
+/* Around everything that an event makes us do; the outermost loop_leave runs `step` if something
+   was marked. */
 static inline void loop_enter(struct loop *l)
 {
     l->depth++;
 }
-void loop_leave(struct loop *l);
+void loop_step(struct loop *l);
+static inline void loop_leave(struct loop *l)
+{
+    if (l->marked && l->depth == 1)
+        loop_step(l);
+    l->depth--;
+}
 /* Something was marked: `step` will run, now at the end of what we are in, or, when a plugin's own
    event called us, as an event of its own. */
 void loop_mark(struct loop *l);

@@ -130,7 +130,7 @@ void out_prepend(struct outq *to, struct outq *from)
     *from = (struct outq){ 0 };
 }
 
-void out_drop(struct outq *q)
+void out_drop_all(struct outq *q)
 {
     while (q->first)
         pop(q);

@@ -46,7 +46,13 @@ int out_file(struct outq *q, int fd, int64_t offset, uint64_t len);
 /* All of `from` behind what is in `to`. */
 void out_append(struct outq *to, struct outq *from);
 void out_prepend(struct outq *to, struct outq *from);
-void out_drop(struct outq *q); /* frees all */
+void out_drop_all(struct outq *q);
+/* Frees all. */
+static inline void out_drop(struct outq *q)
+{
+    if (q->first)
+        out_drop_all(q);
+}
 bool out_has_file(const struct outq *q);
 /* Copies the unsent bytes (no files among them) to `to`. */
 void out_gather(const struct outq *q, char *to);

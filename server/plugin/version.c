@@ -112,15 +112,6 @@ const char *version_fail_text(void)
 
 /* Below 4 us a bucket for each; then bucket 4n+k holds [2^n + k 2^(n-2), 2^n + (k+1) 2^(n-2)),
    moved down by the four that 1, 2 and 3 us would have had. */
-unsigned latency_bucket(uint64_t us)
-{
-    if (us < 4)
-        return (unsigned)us;
-    unsigned top = 63u - (unsigned)__builtin_clzll(us);
-    unsigned bucket = 4u * (top - 1u) + (unsigned)((us >> (top - 2u)) & 3u);
-    return bucket < LATENCY_BUCKETS ? bucket : LATENCY_BUCKETS - 1;
-}
-
 uint64_t latency_bound_us(unsigned bucket)
 {
     if (bucket < 4)

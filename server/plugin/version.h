@@ -38,8 +38,16 @@ const char *version_state_name(enum version_state s);
 /* Latency buckets: four to each power of two of microseconds; the last takes all that is longer
    (about 235 s). */
 #define LATENCY_BUCKETS 108
-#define STATUS_CLASSES 6 /* [0] = cut without an answer, 1xx .. 5xx */
-unsigned latency_bucket(uint64_t us);
+#define STATUS_CLASSES  6 /* [0] = cut without an answer, 1xx .. 5xx */
+static inline unsigned latency_bucket(uint64_t us)
+{
+    if (us < 4)
+        return (unsigned)us;
+    unsigned top = 63u - (unsigned)__builtin_clzll(us);
+    unsigned bucket = 4u * (top - 1u) + (unsigned)((us >> (top - 2u)) & 3u);
+    return bucket < LATENCY_BUCKETS ? bucket : LATENCY_BUCKETS - 1;
+}
+
 uint64_t latency_bound_us(unsigned bucket); /* its upper bound, inclusive */
 
 /* What the oldest unfinished request of a version on one worker waits for; a seqlock: `seq` is odd
@@ -181,7 +189,7 @@ struct version_sums {
     uint64_t pins, served, errors, bytes_out, by_class[STATUS_CLASSES];
     uint64_t latency[STATUS_CLASSES][LATENCY_BUCKETS], latency_sum_us[STATUS_CLASSES];
     uint64_t latency_all[LATENCY_BUCKETS], latency_count; /* of all classes */
-    uint64_t oldest_age_us; /* 0: none */
+    uint64_t oldest_age_us;                               /* 0: none */
     const char *oldest_route, *oldest_waits_for;
 };
 void version_sum(const struct version *v, struct version_sums *out);
