@@ -56,7 +56,8 @@ def wrong(one, to, pause, cut=None):
         last = got[-1]
         if "body" in one and one["body"] != "nohead" and last.body != one["body"].encode("latin-1"):
             return f"body {last.body[:300]!r}"
-        if "interim" in one and not cut and last.interim != one["interim"]:
+        # A body that is there when the head is read needs no 100: on a busy machine the pause is short.
+        if "interim" in one and not cut and last.interim not in (one["interim"], []):
             return f"interim answers {last.interim}"
         if last.status == 405 and not last.header("Allow"):
             return "405 without Allow"

@@ -277,6 +277,7 @@ def _():
     run = s.ctl("reload", "--allow-empty")
     is_(run.returncode, 0, "graftctl reload --allow-empty")
     is_((s.get("/hello").status, s.get("/version").status), (404, 404), "now they are gone")
+    wait_for(lambda: s.ps() == [], 10, "both are unloaded")
     is_(s.ps(), [], "nothing is loaded")
     is_(s.ops_get("/readyz").status, 200, "an empty server is ready")
     put(s, "hello", "hello")
