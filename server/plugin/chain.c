@@ -43,6 +43,7 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
     struct chain *c = arg;
     loop_enter(c->loop);
     list_splice_tail(&c->ready, &c->later);
+    loop_mark(c->loop);
     loop_leave(c->loop);
 }
 
@@ -87,7 +88,10 @@ static void run_notices(struct exchange *x)
         struct handle *h = x->handles[i];
         if (handle_answered(h))
             continue; /* nothing is told to who has ended it; drawing the answer forgets it */
-        if (h->blocked && h->on_writable && !x->over && response_pending(&x->request) <= room)
+        /* What an on_response waits for cannot leave before it has answered: it goes on at once. */
+        bool own = x->response_state == RESPONSE_WAITING && x->responding == h;
+        if (h->blocked && h->on_writable && !x->over &&
+            (own || response_pending(&x->request) <= room))
             look_writable(x, h);
         if (h->abort_due) {
             h->aborted = true;
