@@ -21,6 +21,20 @@ bool exchange_body_ready(struct exchange *x)
     return false;
 }
 
+/* Somebody will take pieces of it: read it as the route wants it, all of it or as it comes. */
+void exchange_ask_body(struct exchange *x)
+{
+    const struct link *last = x->nlinks ? &x->links[x->nlinks - 1] : NULL;
+    bool stream = last && last->handler && (last->route_flags & GRAFT_STREAM) && !x->need_body;
+    if (x->request.body_mode == BODY_UNWANTED && !x->over) {
+        if (stream)
+            request_want_body(&x->request, BODY_STREAMED);
+        else
+            exchange_body_ready(x);
+    }
+    request_continue(&x->request);
+}
+
 static void apply_pause(struct exchange *x)
 {
     request_pause_body(&x->request, x->body_user_pause || x->body_backlog_pause);

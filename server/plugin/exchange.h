@@ -199,6 +199,7 @@ void exchange_log_access(struct exchange *x);
 bool exchange_is_writable(const struct exchange *x, const struct handle *h);
 
 /* chain_body.c */
+void exchange_ask_body(struct exchange *x);
 void exchange_body_piece(struct exchange *x, struct str piece);
 void exchange_run_body(struct exchange *x);
 void exchange_body_pause(struct exchange *x, bool pause);

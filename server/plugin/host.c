@@ -244,7 +244,8 @@ static void host_on_body(graft_req *req, void (*fn)(graft_req *, graft_str, bool
     x->body_of = handle_of(req);
     x->on_body = fn;
     x->on_body_arg = arg;
-    request_continue(&x->request);
+    if (fn)
+        exchange_ask_body(x);
     exchange_wake(x);
 }
 

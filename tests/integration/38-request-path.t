@@ -299,4 +299,41 @@ def _():
         within(grown, -1 << 40, 4 << 20, "what it has sent too early stays in the kernel")
 
 
+BACK = compile_plugin(r"""
+#include <graft/graft.h>
+static char b[65536];
+static void more(graft_req *r, void *a) { (void)a; graft_set_header(r, "X-More", "1"); graft_continue(r, GRAFT_NEXT); }
+static graft_next on_request(graft_req *r, void *s) { (void)r,(void)s; return GRAFT_NEXT; }
+static graft_next on_response(graft_req *r, void *s) { (void)s;
+ graft_on_writable(r, more, NULL);
+ while (graft_write(r, b, sizeof b) == 0) ;
+ return GRAFT_LATER; }
+static void body(graft_req *r, graft_str c, bool last, void *a) { (void)c,(void)a; if (last) graft_continue(r, GRAFT_NEXT); }
+static graft_next h(graft_req *r, void *s) { (void)s; return graft_text(r, 200, "h"); }
+static const graft_route routes[] = {{"GET","/h",h,0},{0}};
+GRAFT_PLUGIN(.name="p", .version="1", .routes=routes, .on_request=on_request, .on_response=on_response)
+""")
+ASKS = compile_plugin(r"""
+#include <graft/graft.h>
+static void body(graft_req *r, graft_str c, bool last, void *a) { (void)c,(void)a; if (last) graft_continue(r, GRAFT_NEXT); }
+static graft_next on_request(graft_req *r, void *s) { (void)s; graft_on_body(r, body, NULL); return GRAFT_LATER; }
+static graft_next h(graft_req *r, void *s) { (void)s; return graft_text(r, 200, "h"); }
+static const graft_route routes[] = {{"POST","/q",h,0},{0}};
+GRAFT_PLUGIN(.name="q", .version="1", .routes=routes, .on_request=on_request)
+""")
+
+
+@case("an on_response that was told to wait is told to go on")
+def _():
+    s = Server({"p": BACK}, config={"middleware": ["p"], "timeouts_ms": {"handler": 20000}}, workers=1)
+    answer = s.get("/h")
+    is_((answer.status, answer.header("X-More")), (200, "1"), "on_writable, and its graft_continue")
+
+
+@case("graft_on_body of a middleware that is LATER: the body is read for it and for the handler")
+def _():
+    s = Server({"q": ASKS}, config={"middleware": ["q"], "timeouts_ms": {"handler": 20000}}, workers=1)
+    is_(s.request("POST", "/q", body=b"x" * 10).status, 200, "a body of known length")
+
+
 main()
