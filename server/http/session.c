@@ -26,28 +26,7 @@ static struct session *session_of(struct conn *c)
     return s;
 }
 
-/* ---- Input: what was read and not consumed, in the worker's scratch or the session's own -------
- */
-
-static inline struct str view(const struct session *s)
-{
-    const struct http *h = s->http;
-    if (h->scratch_of == s)
-        return (struct str){ h->scratch + h->scratch_at, h->scratch_len - h->scratch_at };
-    return (struct str){ s->in.data ? s->in.data + s->in_at : "", s->in.len - s->in_at };
-}
-
-static inline void consume(struct session *s, size_t n)
-{
-    struct http *h = s->http;
-    if (s->owed)
-        s->owed -= n < s->owed ? n : s->owed;
-    if (h->scratch_of == s) {
-        h->scratch_at += n;
-        return;
-    }
-    s->in_at += n; /* the memory stays until the session settles: pieces may point into it */
-}
+/* ---- Input ----------------------------------------------------------------------------------- */
 
 /* What is left in the scratch buffer when its session has to wait becomes the session's own. */
 static int keep_rest(struct session *s)
@@ -55,7 +34,7 @@ static int keep_rest(struct session *s)
     struct http *h = s->http;
     if (h->scratch_of != s)
         return 0;
-    struct str rest = view(s);
+    struct str rest = session_view(s);
     h->scratch_of = NULL;
     return rest.len ? buf_add(&s->in, rest.ptr, rest.len) : 0;
 }
@@ -197,7 +176,8 @@ static void response_over(struct session *s, struct request *r)
     bool keep = r->head.keep_alive && !r->response.close && r->body_complete;
     let_go(s);
     if (!keep) {
-        bool plain = !r->head.keep_alive && r->body_complete && !h->closing && view(s).len == 0;
+        bool plain =
+            !r->head.keep_alive && r->body_complete && !h->closing && session_view(s).len == 0;
         if (plain || s->eof)
             conn_close(&s->conn, false, !s->eof);
         else
@@ -245,175 +225,6 @@ bool session_sent(struct session *s, struct request *r)
     return true;
 }
 
-/* ---- The body -------------------------------------------------------------------------------- */
-
-static bool body_awaited(const struct request *r)
-{
-    return r->body_mode != BODY_UNWANTED && !r->body_complete && !r->body_paused && !r->body_dead;
-}
-
-static void body_deadline(struct session *s, struct request *r)
-{
-    conn_deadline(&s->conn, CONN_READ_TIMEOUT,
-                  body_awaited(r) ? clock_ms() + s->http->timeouts_ms.body : 0);
-}
-
-static void body_begin(struct request *r)
-{
-    r->body_complete = r->head.framing == BODY_NONE;
-    r->body_left = r->head.content_length;
-    if (r->head.framing == BODY_CHUNKED)
-        chunked_init(&r->chunked, r->http->limits.field_bytes);
-}
-
-#define SMALL_BODY 4096u
-
-static void body_broken(struct request *r, unsigned status, const char *why)
-{
-    r->response.close = true;
-    r->body_dead = true;
-    if (!r->body_discard)
-        r->http->app->body_broken(r, status, why);
-}
-
-/* One piece of the body: to where it is wanted. -1: it went wrong and the app was told. */
-static int body_take(struct request *r, struct str piece)
-{
-    r->body_seen += piece.len;
-    if (r->body_discard || piece.len == 0)
-        return 0;
-    if (r->body_mode == BODY_STREAMED) {
-        r->http->app->body_piece(r, piece);
-        return 0;
-    }
-    if (r->body_seen > r->http->limits.body_bytes) {
-        body_broken(r, 413, "the body is larger than limits.body_bytes");
-        return -1;
-    }
-    if (r->head.framing == BODY_LENGTH && r->head.content_length <= SMALL_BODY) {
-        if (!r->body_fixed)
-            r->body_fixed = arena_alloc(&r->arena, (size_t)r->head.content_length + 1);
-        if (r->body_fixed) {
-            memcpy(r->body_fixed + r->body_seen - piece.len, piece.ptr, piece.len);
-            return 0;
-        }
-    } else if (buf_add(&r->body_heap, piece.ptr, piece.len) == 0) {
-        return 0;
-    }
-    body_broken(r, 503, "no memory for the body");
-    return -1;
-}
-
-static void body_done(struct session *s, struct request *r)
-{
-    r->body_complete = true;
-    conn_deadline(&s->conn, CONN_READ_TIMEOUT, 0);
-    if (!r->body_discard)
-        r->http->app->body_in(r);
-}
-
-static void body_chunked(struct session *s, struct request *r)
-{
-    struct str piece, in = view(s);
-    size_t used = 0;
-    enum chunked_result res = chunked_next(&r->chunked, in.ptr, in.len, &used, &piece);
-    consume(s, used);
-    if (res == CHUNKED_BAD) {
-        body_broken(r, r->chunked.status, r->chunked.why);
-    } else if (r->body_mode == BODY_BUFFERED && !r->body_discard && r->chunked.digits == 0 &&
-               r->chunked.left > r->http->limits.body_bytes) {
-        /* its size is known: its bytes need not be waited for */
-        body_broken(r, 413, "a chunk is larger than limits.body_bytes");
-    } else if (res == CHUNKED_END) {
-        body_done(s, r);
-    } else if (res == CHUNKED_DATA) {
-        body_take(r, piece);
-    }
-}
-
-static void body_length(struct session *s, struct request *r)
-{
-    struct str in = view(s);
-    size_t n = in.len < r->body_left ? in.len : (size_t)r->body_left;
-    r->body_left -= n;
-    bool last = r->body_left == 0;
-    consume(s, n);
-    if (body_take(r, (struct str){ in.ptr, n }) == 0 && last && s->request == r)
-        body_done(s, r);
-}
-
-/* Takes from the input what belongs to the body. False: nothing can be taken now. */
-static bool body_feed(struct session *s, struct request *r)
-{
-    bool wanted = r->body_mode != BODY_UNWANTED || r->body_discard;
-    if (r->body_complete || r->body_dead || !wanted || (r->body_paused && !r->body_discard) ||
-        view(s).len == 0)
-        return false;
-    if (r->head.framing == BODY_CHUNKED)
-        body_chunked(s, r);
-    else
-        body_length(s, r);
-    if (s->request == r && !r->body_complete && r->body_mode == BODY_STREAMED)
-        body_deadline(s, r);
-    return true;
-}
-
-void session_discard_available(struct session *s, struct request *r)
-{
-    r->body_discard = true;
-    while (s->request == r && body_feed(s, r))
-        ;
-    /* its last piece may be the one in hand: body_length is on the stack */
-    if (r->head.framing == BODY_LENGTH && r->body_left == 0 && !r->body_dead)
-        r->body_complete = true;
-}
-
-void request_discard_body(struct request *r)
-{
-    r->body_discard = true;
-}
-
-void request_continue(struct request *r)
-{
-    struct session *s = r->session;
-    if (!s || !r->head.expect_continue || r->continue_sent || r->body_complete ||
-        r->response.head_sent || r->body_seen > 0 || view(s).len > 0)
-        return;
-    r->continue_sent = true;
-    static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    conn_send(&s->conn, go, sizeof go - 1); /* a failure shows at the next read or write */
-}
-
-void request_want_body(struct request *r, enum body_mode mode)
-{
-    struct session *s = r->session;
-    if (!s || r->body_complete || r->body_mode != BODY_UNWANTED)
-        return;
-    r->body_mode = mode;
-    body_deadline(s, r);
-    if (mode == BODY_BUFFERED)
-        request_continue(r);
-    if (!s->busy && list_empty(&s->resume)) {
-        list_add_tail(&r->http->resume, &s->resume);
-        loop_mark(r->http->conns.loop);
-    }
-}
-
-void request_pause_body(struct request *r, bool pause)
-{
-    struct session *s = r->session;
-    if (r->body_paused == pause)
-        return;
-    r->body_paused = pause;
-    if (!s)
-        return;
-    body_deadline(s, r);
-    if (!s->busy && list_empty(&s->resume)) {
-        list_add_tail(&r->http->resume, &s->resume);
-        loop_mark(r->http->conns.loop);
-    }
-}
-
 /* ---- Heads ----------------------------------------------------------------------------------- */
 
 static void settings(struct http *h)
@@ -452,13 +263,13 @@ static void begin(struct session *s, struct str head)
         refuse(s, v.status, v.why, head);
         return;
     }
-    consume(s, head.len);
+    session_consume(s, head.len);
     s->in_head = false;
     s->request = r;
     s->answered++;
     r->session = s;
     r->start_us = h->now_us;
-    body_begin(r);
+    session_body_begin(r);
     COUNTER_ADD(h->conns.loop->stats.requests, 1);
     h->app->head(r);
 }
@@ -468,7 +279,7 @@ static bool next_head(struct session *s)
 {
     struct http *h = s->http;
     settings(h);
-    struct str in = view(s);
+    struct str in = session_view(s);
     struct guard_verdict v;
     switch (guard_scan(&s->guard, &h->guard, in.ptr, in.len, &v)) {
     case GUARD_MORE:
@@ -480,8 +291,8 @@ static bool next_head(struct session *s)
         break;
     }
     guard_init(&s->guard);
-    consume(s, v.skip);
-    in = view(s);
+    session_consume(s, v.skip);
+    in = session_view(s);
     begin(s, (struct str){ in.ptr, v.head_len });
     return true;
 }
@@ -542,11 +353,11 @@ static void session_input(struct session *s)
     s->busy = true;
     while (conn_is_open(&s->conn)) {
         if (s->request) {
-            if (!body_feed(s, s->request))
+            if (!session_body_feed(s, s->request))
                 break;
             continue;
         }
-        if (view(s).len == 0)
+        if (session_view(s).len == 0)
             break;
         if (s->answered >= h->limits.pipeline) {
             if (list_empty(&s->resume))
@@ -576,7 +387,7 @@ static void session_input(struct session *s)
 static void note_owed(struct session *s)
 {
     if (s->http->closing && !s->request && s->owed == 0)
-        s->owed = view(s).len;
+        s->owed = session_view(s).len;
 }
 
 bool session_ends_with(const struct session *s, const struct request *r)
@@ -653,10 +464,10 @@ static void on_timeout(struct conn *c, enum conn_timeout which)
         /* a reset, or the kernel would keep the megabytes that it holds for this client */
         abandon_how(s, "the client took nothing for timeouts_ms.write", true, true);
     else if (s->request) {
-        if (body_awaited(s->request)) /* else it is what was left of the idle deadline */
-            body_broken(s->request, 408, "the body did not come within timeouts_ms.body");
+        if (session_body_awaited(s->request)) /* else it is what was left of the idle deadline */
+            session_body_broken(s->request, 408, "the body did not come within timeouts_ms.body");
     } else if (s->in_head)
-        refuse(s, 408, "the head did not come within timeouts_ms.head", view(s));
+        refuse(s, 408, "the head did not come within timeouts_ms.head", session_view(s));
     else
         conn_close(c, false, true);
 }
@@ -751,7 +562,7 @@ void http_set_closing(struct http *h)
         int in_kernel = 0;
         if (conn_is_open(&s->conn) && ioctl(s->conn.fd, FIONREAD, &in_kernel) == 0 && in_kernel > 0)
             s->owed = (size_t)in_kernel;
-        s->owed += view(s).len;
+        s->owed += session_view(s).len;
     }
 }
 

@@ -1,8 +1,35 @@
-/* What session.c and response.c know of each other. */
+/* What session.c, session_body.c and response.c know of each other. */
 #ifndef GRAFT_HTTP_SESSION_PRIVATE_H
 #define GRAFT_HTTP_SESSION_PRIVATE_H
 
 #include "http/session.h"
+
+/* Input: what was read and not consumed, in the worker's scratch or the session's own. */
+static inline struct str session_view(const struct session *s)
+{
+    const struct http *h = s->http;
+    if (h->scratch_of == s)
+        return (struct str){ h->scratch + h->scratch_at, h->scratch_len - h->scratch_at };
+    return (struct str){ s->in.data ? s->in.data + s->in_at : "", s->in.len - s->in_at };
+}
+
+static inline void session_consume(struct session *s, size_t n)
+{
+    struct http *h = s->http;
+    if (s->owed)
+        s->owed -= n < s->owed ? n : s->owed;
+    if (h->scratch_of == s) {
+        h->scratch_at += n;
+        return;
+    }
+    s->in_at += n; /* the memory stays until the session settles: pieces may point into it */
+}
+
+/* The body of the request in hand (session_body.c). */
+void session_body_begin(struct request *r);
+bool session_body_feed(struct session *s, struct request *r); /* false: nothing can be taken now */
+bool session_body_awaited(const struct request *r);           /* the client is to send more */
+void session_body_broken(struct request *r, unsigned status, const char *why);
 
 /* Drops the part of the body that has already arrived, so that the connection can be kept. */
 void session_discard_available(struct session *s, struct request *r);
