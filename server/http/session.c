@@ -74,7 +74,7 @@ static void let_go(struct session *s)
     }
 }
 
-static void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
+static COLD void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
 {
     struct request *r = s->request;
     let_go(s);
@@ -84,7 +84,7 @@ static void abandon_how(struct session *s, const char *why, bool by_us, bool res
 }
 
 /* The connection is of no more use: its request, if any, learns that it was cut. */
-static void abandon(struct session *s, const char *why, bool by_us)
+static COLD void abandon(struct session *s, const char *why, bool by_us)
 {
     const struct request *r = s->request;
     abandon_how(s, why, by_us, r && r->response.until_eof && !r->response.done);
@@ -106,7 +106,7 @@ void request_cut(struct request *r)
     conn_close(&s->conn, reset, true);
 }
 
-static void log_refused(struct session *s, unsigned status, const char *why)
+static COLD void log_refused(struct session *s, unsigned status, const char *why)
 {
     struct http *h = s->http;
     uint64_t second = h->now_us / 1000000u;
@@ -147,7 +147,7 @@ static size_t problem(char *body, size_t room, unsigned status, const char *why)
 }
 
 /* What has no request gets a plain answer, and the connection ends. `in` is what it began with. */
-static void refuse(struct session *s, unsigned status, const char *why, struct str in)
+static COLD void refuse(struct session *s, unsigned status, const char *why, struct str in)
 {
     struct http *h = s->http;
     bool bodyless = asks_head(in);
@@ -173,7 +173,8 @@ static void refuse(struct session *s, unsigned status, const char *why, struct s
 static void response_over(struct session *s, struct request *r)
 {
     struct http *h = s->http;
-    bool keep = r->head.keep_alive && !r->response.close && r->body_complete;
+    bool last = h->idle_over && s->owed == 0; /* also when its head has left without saying so */
+    bool keep = r->head.keep_alive && !r->response.close && r->body_complete && !last;
     let_go(s);
     if (!keep) {
         bool plain =
@@ -566,14 +567,42 @@ void http_set_closing(struct http *h)
     }
 }
 
-bool http_is_quiet(const struct http *h)
+/* Has the body stood still for long because its plugin does not want it, or not now? */
+static bool stands_still(struct session *s)
 {
+    const struct request *r = s->request;
+    bool taken =
+        r->body_complete || r->body_discard || (r->body_mode != BODY_UNWANTED && !r->body_paused);
+    if (taken || s->owed != s->owed_seen)
+        s->looks = 0;
+    s->owed_seen = s->owed;
+    return !taken && ++s->looks >= STILL_LOOKS;
+}
+
+/* Will another request begin on it? What is owed may all be the body of the one in hand. */
+static bool goes_on(struct session *s)
+{
+    const struct request *r = s->request;
+    if (!r)
+        return true;
+    if (s->owed == 0 || !r->head.keep_alive)
+        return false;
+    if (!r->body_complete && r->head.framing == BODY_LENGTH && s->owed <= r->body_left)
+        return false;
+    if (stands_still(s))
+        s->owed = 0; /* from now on this request is the last */
+    return s->owed > 0;
+}
+
+bool http_is_quiet(struct http *h)
+{
+    bool quiet = true;
     list_each (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
-        if (conn_is_open(&s->conn) && (!s->request || s->owed > 0))
-            return false;
+        if (conn_is_open(&s->conn) && goes_on(s))
+            quiet = false;
     }
-    return true;
+    return quiet;
 }
 
 void http_close_idle(struct http *h)

@@ -49,8 +49,8 @@ struct http {
     char *scratch; /* input of the session in hand */
     struct session *scratch_of;
     size_t scratch_at, scratch_len;
-    struct list resume; /* sessions whose leftover input is to be looked at in the step */
-    struct list later;  /* the same, in the next turn of the loop */
+    struct list resume;   /* sessions whose leftover input is to be looked at in the step */
+    struct list later;    /* the same, in the next turn of the loop */
     struct event later_event;
     uint64_t now_us; /* of the event in hand */
     bool closing;    /* a drain: the last answer of a connection carries Connection: close */
@@ -79,6 +79,8 @@ struct session {
     size_t in_at;  /* consumed of it */
     size_t owed;   /* while closing: input that was here in time; its requests are answered */
     struct list resume;
+    size_t owed_seen; /* at the last look of http_is_quiet */
+    unsigned looks;   /* since then, at a body that nobody took of */
 };
 
 int http_init(struct http *h, struct loop *loop, const struct http_app *app, void *arg,
@@ -112,7 +114,7 @@ static inline uint64_t response_pending(const struct request *r)
 }
 
 /* Ends the connection without finishing the response; http_app.cut is not called. */
-void request_cut(struct request *r);
+COLD void request_cut(struct request *r);
 /* What nobody will read of the body: from now on its bytes are dropped. */
 void request_discard_body(struct request *r);
 
@@ -121,8 +123,10 @@ void request_discard_body(struct request *r);
 void http_set_closing(struct http *h);
 /* Sessions without a request and without unread input end: shut for writing, read to the end. */
 void http_close_idle(struct http *h);
-/* After that: will no request begin any more? */
-bool http_is_quiet(const struct http *h);
+/* After that, again and again: will no request begin any more? What may stand behind a body that
+   nobody takes for STILL_LOOKS looks is given up: its handler may wait for this very answer. */
+#define STILL_LOOKS 25u
+bool http_is_quiet(struct http *h);
 void http_close_all(struct http *h); /* whatever they do */
 
 #endif

@@ -237,6 +237,119 @@ def _():
     is_(s.event("drain_end")["cut"], 0, "nothing was cut")
 
 
+WAITS = r"""
+#include <graft/graft.h>
+#include <stdatomic.h>
+static atomic_bool cooled;
+struct take { size_t got; bool late; };
+static void on_body(graft_req *req, graft_str chunk, bool last, void *arg)
+{
+    struct take *t = arg;
+    t->got += chunk.len;
+    if (!last)
+        return;
+    graft_printf(req, "%zu", t->got);
+    graft_done(req);
+}
+static void look(graft_req *req, void *arg)
+{
+    struct take *t = arg;
+    if (!atomic_load(&cooled))
+        graft_after(req, 5, look, t);
+    else if (t->late)
+        graft_on_body(req, on_body, t);
+    else
+        graft_body_resume(req);
+}
+static graft_next take(graft_req *req, void *state)
+{
+    (void)state;
+    struct take *t = graft_alloc(req, sizeof *t);
+    t->got = 0;
+    t->late = graft_query(req, "late").len > 0;
+    if (!t->late) {
+        graft_body_pause(req);
+        graft_on_body(req, on_body, t);
+    }
+    return graft_after(req, 5, look, t) == 0 ? GRAFT_LATER : GRAFT_ERROR;
+}
+static void tick(graft_req *req, void *arg)
+{
+    unsigned *left = arg;
+    *left -= atomic_load(&cooled);
+    graft_write(req, "x", 1);
+    graft_flush(req);
+    if (*left > 0)
+        graft_after(req, 20, tick, left);
+    else
+        graft_done(req);
+}
+static graft_next stream(graft_req *req, void *state)
+{
+    (void)state;
+    unsigned *left = graft_alloc(req, sizeof *left); /* ticks after cool: one second */
+    *left = 50;
+    tick(req, left);
+    return GRAFT_LATER;
+}
+static void cool(graft_self *self, void *state)
+{
+    (void)state;
+    (void)self;
+    atomic_store(&cooled, true);
+}
+GRAFT_PLUGIN(
+    .name = "waits", .cool = cool,
+    .routes = (const graft_route[]){ { "POST", "/take", take, GRAFT_STREAM }, { "GET", "/stream", stream, 0 }, { 0 } },
+)
+"""
+
+
+@case("a body that its handler has paused, or does not take yet, does not hold `cool` back")
+def _():
+    for late in ("", "?late=1"):
+        s = Server({"waits": compile_plugin(WAITS), "hello": "hello"}, drain(idle=100), workers=2)
+        body = b"x" * 100
+        conns = {"a body with a length": [request_bytes("POST", "/take" + late, body=body)],
+                 "half of one": [request_bytes("POST", "/take" + late, {"Content-Length": "200"}) + body],
+                 "one in chunks": [request_bytes("POST", "/take" + late, {"Transfer-Encoding": "chunked"}) + chunked(body)],
+                 "one with a request behind": [request_bytes("POST", "/take", body=body) + HELLO]}
+        for what, parts in conns.items():
+            conns[what] = Conn(s)
+            conns[what].send(*parts)
+        wait_for(lambda: s.status()["in_flight"] == 4, 5, "all are in progress")
+        s.send_signal(signal.SIGTERM)
+        s.wait_event("cooling", timeout=15)
+        conns["half of one"].send(body)
+        for what, c in conns.items():
+            answer = c.response()
+            is_((answer.status, answer.text, answer.header("Connection")), (200, "200" if what == "half of one" else "100", CLOSE),
+                f"{what}{late}: goes on when cool has run, and is the last of its connection")
+            is_(c.ends(), "eof", "which ends without a reset")
+        is_(s.wait_exit(), 0, "exit 0")
+        is_(s.event("drain_end")["cut"], 0, "nothing was cut")
+
+
+@case("no request begins when `cool` has run, not even behind a stream whose head left before the drain")
+def _():
+    s = Server({"waits": compile_plugin(WAITS), "hello": "hello"}, drain(idle=100, timeout=20000))
+    address = s.address
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/stream"))
+        like(dict(c.head()[3]).get("Connection"), "None", "the head has left, and does not say close")
+        s.send_signal(signal.SIGTERM)
+        wait_for(lambda: refused(address), 10, "the listeners close")
+        while s.proc.poll() is None and not c.eof and b"HTTP/1.1" not in c.data:
+            try:
+                c.send(HELLO)  # it comes while the stream runs, again and again
+                c.fill(0.05)
+            except OSError:
+                break
+    is_(b"HTTP/1.1" in c.data, False, "what came behind the stream is not begun")
+    is_(s.wait_exit(), 0, "exit 0")
+    is_(s.event("drain_end")["cut"], 0, "nothing was cut")
+
+
 @case("cool, then worker_fini on every worker, then fini, after the last request; the log says so; exit 0")
 def _():
     s = Server(["life_v1", "versioned_v1"], drain(idle=100), workers=3)
