@@ -303,10 +303,10 @@ static bool next_head(struct session *s)
 static void later(struct session *s)
 {
     struct http *h = s->http;
-    static const struct timeval now = { 0, 0 };
-    if (list_empty(&h->later))
-        event_add(&h->later_event, &now);
     list_add_tail(&h->later, &s->resume);
+    if (!h->later_sent)
+        loop_post(h->conns.loop, &h->later_msg);
+    h->later_sent = true;
 }
 
 /* What to wait for, now that no more can be done with what has arrived. */
@@ -509,16 +509,14 @@ void session_open(struct http *h, int fd, const struct sockaddr *peer)
     conn_deadline(&s->conn, CONN_READ_TIMEOUT, clock_ms() + h->timeouts_ms.idle);
 }
 
-static void on_later(evutil_socket_t fd, short what, void *arg)
+static void on_later(struct msg *m)
 {
-    (void)fd, (void)what;
-    struct http *h = arg;
-    loop_enter(h->conns.loop);
+    struct http *h = container_of(m, struct http, later_msg);
+    h->later_sent = false;
     list_splice_tail(&h->resume, &h->later);
     loop_mark(h->conns.loop);
     list_each (n, &h->resume)
         list_entry(n, struct session, resume)->answered = 0;
-    loop_leave(h->conns.loop);
 }
 
 int http_init(struct http *h, struct loop *loop, const struct http_app *app, void *arg,
@@ -533,7 +531,7 @@ int http_init(struct http *h, struct loop *loop, const struct http_app *app, voi
     conns_init(&h->conns, loop, &ops);
     list_init(&h->resume);
     list_init(&h->later);
-    event_assign(&h->later_event, loop->base, -1, 0, on_later, h);
+    h->later_msg.fn = on_later;
     h->config_number = ~0u; /* none */
     settings(h);
     return 0;

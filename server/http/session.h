@@ -51,7 +51,8 @@ struct http {
     size_t scratch_at, scratch_len;
     struct list resume;   /* sessions whose leftover input is to be looked at in the step */
     struct list later;    /* the same, in the next turn of the loop */
-    struct event later_event;
+    struct msg later_msg; /* brings it: a timer would need memory */
+    bool later_sent;
     uint64_t now_us; /* of the event in hand */
     bool closing;    /* a drain: the last answer of a connection carries Connection: close */
     bool idle_over;  /* later in it: who has sent nothing is not waited for any more */

@@ -29,22 +29,20 @@ void exchange_wake(struct exchange *x)
 static void later(struct exchange *x)
 {
     struct chain *c = x->chain;
-    static const struct timeval now = { 0, 0 };
     if (!list_empty(&x->ready))
         return;
-    if (list_empty(&c->later))
-        event_add(&c->later_event, &now);
     list_add_tail(&c->later, &x->ready);
+    if (!c->later_sent)
+        loop_post(c->loop, &c->later_msg);
+    c->later_sent = true;
 }
 
-static void on_later(evutil_socket_t fd, short what, void *arg)
+static void on_later(struct msg *m)
 {
-    (void)fd, (void)what;
-    struct chain *c = arg;
-    loop_enter(c->loop);
+    struct chain *c = container_of(m, struct chain, later_msg);
+    c->later_sent = false;
     list_splice_tail(&c->ready, &c->later);
     loop_mark(c->loop);
-    loop_leave(c->loop);
 }
 
 void exchange_answer(struct exchange *x, unsigned status, const char *why)
@@ -212,7 +210,7 @@ int chain_init(struct chain *c, struct loop *loop, struct http *http, struct poo
     };
     list_init(&c->ready);
     list_init(&c->later);
-    event_assign(&c->later_event, loop->base, -1, 0, on_later, c);
+    c->later_msg.fn = on_later;
     list_init(&c->live);
     list_init(&c->free);
     list_init(&c->handles);

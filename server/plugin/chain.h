@@ -22,7 +22,8 @@ struct chain {
     const struct config *fallback; /* before the first generation */
     struct list ready;             /* exchanges with something marked */
     struct list later;             /* the same, in the next turn of the loop */
-    struct event later_event;
+    struct msg later_msg;          /* brings it: a timer would need memory */
+    bool later_sent;
     struct list live; /* that have not finished */
     struct list free;
     unsigned nfree;

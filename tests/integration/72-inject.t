@@ -15,7 +15,7 @@ from swaptest import *  # noqa: E402,F403
 if SANITIZER != "none":
     skip_all("sanitizers have an allocator of their own")
 
-KINDS = {"allocation": 1, "open": 2, "mmap": 3, "dlopen": 4}
+KINDS = {"allocation": 1, "open": 2, "mmap": 3, "dlopen": 4, "growth": 5}
 FOR_EVER = 1 << 60
 
 
@@ -116,5 +116,27 @@ for kind in KINDS:
             is_footprint(s, before, "nothing is left behind")
             is_(s.get("/hello").status, 200, "all serve")
             is_(s.metrics()['graft_versions{state="stuck"}'], 0, "none is stuck")
+
+
+@case("no memory for a timer: what waits for the loop's next turn gets it all the same")
+def _():
+    injector = Injector()
+    s = Server(["hello", "stream_down", "later_api"], workers=1, env=injector.env)
+    waiting = []
+    for n in range(12):  # somewhere here the loop's heap of timers is full, and cannot grow
+        with Conn(s) as many, Conn(s) as head:
+            injector.arm("growth", 0, FOR_EVER)
+            try:
+                many.send(request_bytes("GET", "/hello") * 200)
+                statuses = [many.response().status for _ in range(200)]
+                head.send(request_bytes("HEAD", "/down?bytes=3000000"))
+                statuses.append(head.response("HEAD").status)
+            finally:
+                injector.disarm()
+        is_(statuses, [200] * 201, f"{n} timers: more than limits.pipeline requests, and a stream that goes nowhere")
+        waiting.append(Conn(s))
+        waiting[-1].send(request_bytes("GET", "/later?which=timer&ms=60000"))
+        wait_for(lambda: s.status()["in_flight"] == n + 1, 5, "one more timer runs")
+    s.kill()
 
 main()

@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ALLOCATION = 1, OPEN, MAP, LOAD };
+enum { ALLOCATION = 1, OPEN, MAP, LOAD, GROWTH };
 
 /* 72-inject.t knows this layout. */
 struct control {
@@ -72,7 +72,9 @@ void *calloc(size_t n, size_t size)
 
 void *realloc(void *p, size_t n)
 {
-    return fails(ALLOCATION, ENOMEM) ? NULL : __libc_realloc(p, n);
+    if (fails(ALLOCATION, ENOMEM) || (p != NULL && fails(GROWTH, ENOMEM)))
+        return NULL;
+    return __libc_realloc(p, n);
 }
 
 void *memalign(size_t align, size_t n)
