@@ -18,6 +18,7 @@ struct work {
     void (*work)(void *); /* THEN */
     struct pool_job job;  /* THEN */
     struct event event;   /* AFTER */
+    uint64_t due_us;      /* AFTER */
 };
 
 static struct work *work_new(struct handle *h, enum work_kind kind, void (*fn)(graft_req *, void *),
@@ -90,11 +91,22 @@ int work_offload(struct handle *h, void (*work)(void *), void (*then)(graft_req 
     return -1;
 }
 
+static int after_add(struct work *t, uint64_t us)
+{
+    struct timeval tv = { (time_t)(us / 1000000u), (suseconds_t)(us % 1000000u) };
+    return event_add(&t->event, &tv);
+}
+
+/* libevent counts from a time that it read at the turn's begin, and coarsely: what comes too early
+   waits for the rest. */
 static void on_after(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct work *t = arg;
     struct loop *l = t->h->chain->loop;
+    uint64_t now = clock_us();
+    if (now < t->due_us && after_add(t, t->due_us - now) == 0)
+        return;
     loop_enter(l);
     list_del(&t->node);
     due(t);
@@ -107,9 +119,9 @@ int work_after(struct handle *h, unsigned ms, void (*fn)(graft_req *, void *), v
     struct work *t = work_new(h, WORK_AFTER, fn, arg);
     if (!t)
         return -1;
-    struct timeval tv = { ms / 1000, (ms % 1000) * 1000 };
+    t->due_us = clock_us() + 1 + (uint64_t)ms * 1000u;
     event_assign(&t->event, h->chain->loop->base, -1, 0, on_after, t);
-    if (event_add(&t->event, &tv) != 0) {
+    if (after_add(t, (uint64_t)ms * 1000u) != 0) {
         free(t);
         return -1;
     }

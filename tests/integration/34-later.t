@@ -50,6 +50,8 @@ def _():
         is_(s.get(f"/later?which={which}&ms=10").body, which.encode() + b"\n", f"graft_done ends a LATER handler: {which}")
     is_(s.get("/later?which=any-thread&ms=10").body, b"any-thread ok\n", "[any] functions from a foreign thread")
     is_(s.get("/later?which=post-order").body, b"012345post-order\n", "posts run in order, none inside the call")
+    for ms in (0, 1, 10, 10, 10, 25, 60):
+        is_(s.get(f"/later?which=early&ms={ms}").body, b"in time\n", f"graft_after is never early, on a busy worker: {ms} ms")
     is_(s.get("/later?which=alloc&ms=1").body, b"bad=0\nalloc\n", "graft_alloc: aligned, and the request's own")
     mark = s.mark()
     is_(s.get("/later?which=then-after-done&ms=50").body, b"then-after-done\n", "done while an offload runs")

@@ -11,7 +11,15 @@ struct later {
     unsigned ms, steps;
     unsigned worked, thened; /* how often work and then ran */
     bool owes;               /* done has not been called */
+    uint64_t began_us;       /* when graft_after was called */
 };
+
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
 
 static void say(struct later *l, const char *what)
 {
@@ -242,6 +250,22 @@ static int elapsed(struct later *l)
     return graft_after(l->req, l->ms, elapsed_step, l);
 }
 
+static void early_step(graft_req *req, void *arg)
+{
+    struct later *l = arg;
+    int64_t us = (int64_t)(now_us() - l->began_us) - (int64_t)l->ms * 1000;
+    graft_printf(req, "%s\n", us < 0 ? "early" : "in time");
+    finish(l);
+}
+
+/* The loop's idea of the time is as old as the turn: graft_after counts from the call. */
+static int early(struct later *l)
+{
+    sleep_ms(20);
+    l->began_us = now_us();
+    return graft_after(l->req, l->ms, early_step, l);
+}
+
 /* Fills the pool's queue until it refuses; each job still runs once. */
 static void then_count(graft_req *req, void *arg)
 {
@@ -301,6 +325,7 @@ static const struct {
     { "abort", abort_now },                 /* the connection is cut, nothing sent */
     { "abort-stream", abort_stream },       /* the connection is cut, no last chunk */
     { "elapsed", elapsed },                 /* elapsed_ms=N */
+    { "early", early },                     /* "in time" or "early" */
     { "offload-full", offload_full },       /* taken=N, thens=1 when all have run */
     { "alloc", alloc },                     /* bad=0 */
 };
