@@ -1,6 +1,8 @@
 /*
- * For unit tests that need plugin files: a private folder that goes away with the test's process,
- * and shared objects compiled into it from a few lines of source.
+ * For unit tests that need plugin files: a private folder for each case, and shared objects
+ * compiled into it from a few lines of source. The runner removes the folder when the case's
+ * process is gone: a case that crashes or hangs cannot, and one that ends while threads of its
+ * still write there might not get it empty.
  */
 #ifndef GRAFT_TESTS_SO_H
 #define GRAFT_TESTS_SO_H
@@ -10,12 +12,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #define SO_PLUGIN(name) "#include <graft/graft.h>\nGRAFT_PLUGIN(.name = \"" name "\")\n"
 
-static char so_dir[128];
-static pid_t so_owner;
+static char *so_dir; /* 128 bytes shared by the runner and its cases; "" = none */
 
 static int so_remove(const char *path, const struct stat *st, int kind, struct FTW *at)
 {
@@ -24,20 +26,28 @@ static int so_remove(const char *path, const struct stat *st, int kind, struct F
     return 0;
 }
 
-static void so_cleanup(void)
+static void so_sweep(void)
 {
-    if (so_owner == getpid())
+    if (so_dir[0] != '\0')
         nftw(so_dir, so_remove, 8, FTW_DEPTH | FTW_PHYS);
+    so_dir[0] = '\0';
+}
+
+__attribute__((constructor)) static void so_share(void)
+{
+    so_dir = mmap(NULL, 128, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (so_dir == MAP_FAILED)
+        abort();
+    tap_sweep = so_sweep;
 }
 
 /* The folder; made at the first call. */
 static inline const char *so_folder(void)
 {
-    if (so_owner != getpid()) {
-        snprintf(so_dir, sizeof so_dir, "/tmp/graft-unit-XXXXXX");
-        must(mkdtemp(so_dir) != NULL);
-        so_owner = getpid();
-        atexit(so_cleanup);
+    if (so_dir[0] == '\0') {
+        char name[] = "/tmp/graft-unit-XXXXXX";
+        must(mkdtemp(name) != NULL);
+        strcpy(so_dir, name);
     }
     return so_dir;
 }

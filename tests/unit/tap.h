@@ -34,7 +34,8 @@ struct tap_case {
 };
 
 static struct tap_case *tap_cases, **tap_tail = &tap_cases;
-static unsigned tap_bad; /* failed checks of the case that runs; any thread may add */
+static void (*tap_sweep)(void); /* what the runner does after each case; NULL: nothing */
+static unsigned tap_bad;        /* failed checks of the case that runs; any thread may add */
 
 #define TEST(id) TEST_WITHIN(id, TAP_SECONDS)
 #define TEST_WITHIN(id, secs)                                                                      \
@@ -143,6 +144,8 @@ int main(int argc, char **argv)
             continue;
         bool good = getenv("TAP_NOFORK") != NULL ? tap_run(c) : tap_fork(c);
         failed += !good;
+        if (tap_sweep != NULL)
+            tap_sweep();
         printf("%s %u - %s\n", good ? "ok" : "not ok", ++n, c->name);
     }
     printf("1..%u\n", n);

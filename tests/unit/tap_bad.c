@@ -2,9 +2,7 @@
  * Cases that must fail, each in a way of its own. tap_selftest runs them one by one: a runner that
  * lets one of them pass proves nothing about any other test. Never run by "make check" itself.
  */
-#include "tap.h"
-
-#include <fcntl.h>
+#include "so.h"
 
 TEST(check_fails)
 {
@@ -34,6 +32,13 @@ TEST(leaves_a_descriptor)
 
 TEST(crashes)
 {
+    abort();
+}
+
+TEST(crashes_with_a_folder)
+{
+    fprintf(stderr, "%s\n", so_path("file"));
+    so_write(so_path("file"), "x", 1);
     abort();
 }
 

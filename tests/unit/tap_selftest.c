@@ -45,6 +45,26 @@ TEST(a_descriptor_left_open_fails)
 TEST(a_crash_fails)
 {
     fails("crashes");
+    fails("crashes_with_a_folder");
+}
+
+/* tap_bad says on stderr where its file was. */
+TEST(the_folder_of_a_case_that_crashed_is_removed)
+{
+    char self[4096] = "", command[4400], path[256];
+    must(readlink("/proc/self/exe", self, sizeof self - 1) > 0);
+    *strrchr(self, '/') = '\0';
+    snprintf(command, sizeof command, "'%s/tap_bad' crashes_with_a_folder 2>&1 >/dev/null", self);
+    FILE *out = popen(command, "r");
+    must(out != NULL && fgets(path, sizeof path, out) != NULL);
+    while (fgetc(out) != EOF)
+        ;
+    pclose(out);
+    path[strcspn(path, "\n")] = '\0';
+    must(strncmp(path, "/tmp/", 5) == 0);
+    is(access(path, F_OK), -1);
+    *strrchr(path, '/') = '\0';
+    is(access(path, F_OK), -1);
 }
 
 TEST(an_early_exit_fails)
