@@ -49,6 +49,7 @@ struct response {
     bool until_eof; /* streaming to HTTP/1.0: ends by closing */
     bool bodyless;  /* HEAD, 204, 304: bytes are counted, not sent */
     bool done;      /* all of it is in the connection's queue */
+    bool file_cut;  /* broken because a file ended early, or could not be read */
 };
 
 struct request {

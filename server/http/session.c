@@ -445,9 +445,11 @@ static void on_sent(struct conn *c)
         s->http->app->sent(r);
 }
 
-static void on_broken(struct conn *c, const char *why)
+static void on_broken(struct conn *c, enum out_result how, const char *why)
 {
     struct session *s = session_of(c);
+    if (s->request)
+        s->request->response.file_cut = how == OUT_CUT;
     if (s->flushing)
         session_fail(s);
     else

@@ -62,7 +62,7 @@ static void apply(struct conn *c)
     event_assign(&c->event, c->all->loop->base, c->fd, events, on_event, c);
     if (event_add(&c->event, NULL) != 0) {
         c->interest = 0;
-        c->all->ops->broken(c, "no memory for the connection's event");
+        c->all->ops->broken(c, OUT_BROKEN, "no memory for the connection's event");
     }
 }
 
@@ -173,7 +173,7 @@ void conn_flush(struct conn *c)
         if (c->state == CONN_LINGERING)
             conn_close(c, r == OUT_CUT, true);
         else
-            c->all->ops->broken(c, r == OUT_CUT ? "a file ended before its length" : "reset");
+            c->all->ops->broken(c, r, r == OUT_CUT ? "a file ended before its length" : "reset");
         return;
     }
     c->write_blocked = r == OUT_BLOCKED;

@@ -32,7 +32,8 @@ struct conn_ops {
     void (*readable)(struct conn *c); /* input may be there, or an end */
     void (*hangup)(struct conn *c);   /* the client left while we did not read */
     void (*sent)(struct conn *c);     /* output went out; c->out.bytes says what is left */
-    void (*broken)(struct conn *c, const char *why); /* output failed; nothing more will go */
+    /* Output failed; nothing more will go. OUT_CUT: it was a file's fault, else OUT_BROKEN. */
+    void (*broken)(struct conn *c, enum out_result how, const char *why);
     void (*timeout)(struct conn *c, enum conn_timeout which);
     void (*reap)(struct conn *c); /* closed, and nobody on the stack looks at it: free it */
 };

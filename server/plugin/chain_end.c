@@ -107,6 +107,11 @@ void exchange_cut(struct exchange *x, const char *why)
 {
     if (x->over)
         return;
+    if (x->request.response.file_cut) {
+        why = "graft_send_file: the file ended before its length, or could not be read";
+        if (exchange_culprit(x))
+            handle_misuse(exchange_culprit(x), "%s", why);
+    }
     x->over = x->cut = true;
     x->over_us = clock_us();
     x->response_state = RESPONSE_SEALED;

@@ -365,11 +365,20 @@ def _():
         time.sleep(0.05)
     is_(said(s, mark, "file-gone"), [1, -1], "-1: the client is gone")
     no_leak("the client is gone")
+    mark = s.mark()
     with s.connect() as c:
         c.send(request_bytes(target=f"/resp?which=file&offset=1000&len={len(data)}"))
         is_(c.ends(), "eof", "a file that is shorter than promised cuts the connection")
         is_(c.data.partition(b"\r\n\r\n")[2] == data[1000:], True, "after what there was")
     no_leak("a file that ends early")
+    event = s.wait_event("misuse", since=mark)
+    is_((event["plugin"], event["route"]), ("more", "/resp"), "and blames the plugin, also when it ends in the first send")
+    like(event["what"], "the file ended before its length", "with the reason")
+    mark = s.mark()
+    with s.connect() as c:
+        c.send(request_bytes(target=f"/resp?which=file&offset={len(data) - 5}&len=10"))
+        is_(c.ends(), "eof", "five bytes of ten")
+    is_(s.wait_event("misuse", since=mark)["plugin"], "more", "and blames the plugin")
     os.unlink(path)
     with open(path, "wb") as f:
         f.truncate(300 << 20)
