@@ -370,7 +370,6 @@ static inline void rig_close(void)
     stage_close(rig->stage);
     probe_close(rig->probe);
     fflush(NULL);
-    so_cleanup();
 #ifdef RIG_LEAKS
     if (__lsan_do_recoverable_leak_check() != 0)
         fail("leaks");
