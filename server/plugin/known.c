@@ -87,7 +87,7 @@ void known_key_identity(char out[KNOWN_KEY], const char *sha256, const char *con
     snprintf(out, KNOWN_KEY, "identity %s %s", sha256, config_sha256);
 }
 
-struct known_failure *known_failure(struct known *k, const char *key)
+static struct known_failure *find(struct known *k, const char *key)
 {
     list_each (it, &k->failures) {
         struct known_failure *f = list_entry(it, struct known_failure, node);
@@ -100,30 +100,50 @@ struct known_failure *known_failure(struct known *k, const char *key)
     return NULL;
 }
 
+struct known_failure *known_failure(struct known *k, const char *key)
+{
+    struct known_failure *f = find(k, key);
+    return f != NULL && !f->suspect ? f : NULL;
+}
+
 static bool copy(char **to, const char *from)
 {
     *to = from != NULL ? strdup(from) : NULL;
     return from == NULL || *to != NULL;
 }
 
-/* Not in a callback of the plugin, these words are the machine's, not the file's. A dlopen that
-   fails is too: the probe could. */
+static bool says_one_of(const char *text, const char *const *words, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strstr(text, words[i]) != NULL)
+            return true;
+    return false;
+}
+
+/* Not in a callback of the plugin, these words are the machine's, not the file's. */
 static bool machine_was_short(const struct known_failure *f)
 {
     static const char *const ours[] = { "stage",      "preflight", "probe", "dlopen",
                                         "descriptor", "config",    "routes" };
     static const char *const words[] = { "out of memory", "no memory", "annot allocate memory",
-                                         "Too many open files", "dlopen: " };
-    bool is_ours = false, tells = false;
+                                         "Too many open files", "failed to map segment" };
+    bool is_ours = false;
     for (size_t i = 0; i < ARRAY_LEN(ours); i++)
         is_ours = is_ours || strcmp(f->stage, ours[i]) == 0;
-    for (size_t i = 0; i < ARRAY_LEN(words); i++)
-        tells = tells || strstr(f->error, words[i]) != NULL;
-    return is_ours && tells;
+    return is_ours && says_one_of(f->error, words, ARRAY_LEN(words));
+}
+
+/* dlopen failed although the probe could, and not because of what the file holds. */
+static bool machine_may_be(const struct known_failure *f)
+{
+    static const char *const words[] = { "undefined symbol", "(required by ", "ELF" };
+    return strstr(f->error, "dlopen: ") != NULL && strcmp(f->stage, "dlopen") == 0 &&
+           !says_one_of(f->error, words, ARRAY_LEN(words));
 }
 
 void known_failure_add(struct known *k, const struct known_failure *from)
 {
+    bool again = find(k, from->key) != NULL;
     known_failure_forget(k, from->key);
     if (machine_was_short(from))
         return;
@@ -134,6 +154,7 @@ void known_failure_add(struct known *k, const struct known_failure *from)
     list_add_head(&k->failures, &f->node);
     k->nfailures++;
     f->config_bound = from->config_bound;
+    f->suspect = !again && machine_may_be(from);
     bool all = copy(&f->key, from->key);
     all = copy(&f->stage, from->stage) && all;
     all = copy(&f->error, from->error) && all;
@@ -147,7 +168,7 @@ void known_failure_add(struct known *k, const struct known_failure *from)
 
 void known_failure_forget(struct known *k, const char *key)
 {
-    struct known_failure *f = known_failure(k, key);
+    struct known_failure *f = find(k, key);
     if (f != NULL)
         failure_free(k, f);
 }

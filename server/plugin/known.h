@@ -26,6 +26,7 @@ struct known_failure {
     char *plugin;       /* or NULL */
     char *other_sha256; /* it failed only because of this file; NULL: by itself */
     bool config_bound;  /* it failed only with that configuration */
+    bool suspect;       /* it may have been the machine: only the next time it counts */
 };
 
 void known_init(struct known *k);
@@ -40,7 +41,8 @@ void known_key_identity(char out[KNOWN_KEY], const char *sha256, const char *con
 
 struct known_failure *known_failure(struct known *k, const char *key); /* or NULL */
 /* Replaces what was there. Without memory nothing is remembered, and nothing that failed because
-   memory or descriptors were short: it will be tried again. */
+   memory or descriptors were short: it will be tried again. So is, once, what dlopen refused after
+   a good probe, unless its words are about the file. */
 void known_failure_add(struct known *k, const struct known_failure *from);
 void known_failure_forget(struct known *k, const char *key);
 void known_forget_config_bound(struct known *k); /* a new configuration has come */

@@ -118,6 +118,26 @@ for kind in KINDS:
             is_(s.metrics()['graft_versions{state="stuck"}'], 0, "none is stuck")
 
 
+@case("a dlopen that fails again and again is held against the file, one that failed once is not")
+def _():
+    injector = Injector()
+    s = Server({"versioned": "versioned_v1"}, env=injector.env)
+    path = make_unique("versioned_v2")
+    injector.arm("dlopen", 0, FOR_EVER)
+    s.install(path, "versioned")
+    answers = [s.reload() for _ in range(3)]
+    tries = injector.disarm()
+    is_([a["ok"] for a in answers], [False, False, True], "twice it fails the swap, then it is only told of")
+    ok(all("dlopen: " in a["failed"][0]["error"] for a in answers), "in the same words", answers)
+    is_(tries, 2, "and not tried again")
+    answer = s.reload()
+    is_((answer["ok"], len(answer["failed"]), s.get("/version").body), (True, 1, b"v1\n"), "nor when dlopen works again")
+    s.install(make_unique("versioned_v3"), "versioned")
+    is_((s.reload()["ok"], s.get("/version").body), (True, b"v3\n"), "another file is tried")
+    s.install(path, "versioned")
+    is_((s.reload(retry=True)["ok"], s.get("/version").body), (True, b"v2\n"), "and this one when asked to")
+
+
 @case("no memory for a timer: what waits for the loop's next turn gets it all the same")
 def _():
     injector = Injector()
