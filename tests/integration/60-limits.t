@@ -48,7 +48,8 @@ def _():
         "target_bytes")
     is_(statuses(s, request_bytes("GET", "/hello", [("X", "y")] * 4), request_bytes("GET", "/hello", [("X", "y")] * 5)),
         [200, 431], "headers, Host among them")
-    refused = s.find_events("refused")
+    refused = wait_for(lambda: len(s.find_events("refused")) == 3 and s.find_events("refused"), 10,
+                       "the log's writer, which is not who answers")
     is_({e["status"] for e in refused}, {414, 431}, "each is a refused event")
     ok(all(e["why"] and re.match(r"127\.0\.0\.1:\d+$", e["peer"]) for e in refused), "with why and peer", refused)
     ok(s.metrics()["graft_http_refused_total"] >= 3, "and counted")
@@ -63,6 +64,7 @@ def _():
         with Conn(s) as c:
             c.send(b"GET /hello HTTP/1.1\r\n\r\n")
             c.ends()
+    wait_for(lambda: s.find_events("refused"), 10, "the log's writer")
     seconds = {}
     for e in s.find_events("refused"):
         seconds[e["ts"][:19]] = seconds.get(e["ts"][:19], 0) + 1
