@@ -205,9 +205,9 @@ void exchange_answered(struct exchange *x, struct handle *h, enum role role, uns
     if (here && role == AS_HANDLER && x->links[x->at].handler)
         end_chain(x);
     else if (here && role == AS_MIDDLEWARE && !x->links[x->at].handler)
-        exchange_middleware_result(x, h, how == GRAFT_LATER ? GRAFT_ERROR + 1u : how);
+        exchange_middleware_result(x, h, how);
     else if (responds)
-        exchange_response_result(x, h, how == GRAFT_LATER ? GRAFT_ERROR + 1u : how);
+        exchange_response_result(x, h, how);
 }
 
 void exchange_take_answers(struct exchange *x)

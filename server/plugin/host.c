@@ -160,9 +160,15 @@ static int host_done(graft_req *req)
 }
 
 /* Any value that fits in OWED_HOW_MASK goes through: what is no answer is judged where the answer
-   is used, with the middleware's name. */
+   is used, with the middleware's name. GRAFT_LATER is judged here: there it would mean that the
+   answer is still owed. */
 static int host_resume(graft_req *req, graft_next how)
 {
+    if (how == GRAFT_LATER) {
+        handle_misuse(handle_of(req), "graft_continue was given GRAFT_LATER: expected GRAFT_NEXT, "
+                                      "GRAFT_DONE or GRAFT_ERROR; it counts as GRAFT_ERROR");
+        how = GRAFT_ERROR;
+    }
     unsigned value = (unsigned)how < HOW_ABORT ? (unsigned)how : HOW_ABORT - 1;
     return handle_answer(handle_of(req), AS_MIDDLEWARE, value, "graft_continue");
 }

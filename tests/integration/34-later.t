@@ -275,6 +275,11 @@ def _():
     is_(s.get("/late-done?wrong-kind=1").body, b"late-done\n", "graft_done in a middleware does nothing")
     line(s, mark, "wrong_kind done -1")
     blamed(mark, "wrong-kind", "/late-done")
+    for when in ("now", "timer"):
+        mark = s.mark()
+        is_(s.get(f"/late-done?wrong-kind={when}").status, 500, f"graft_continue(GRAFT_LATER) is an error: {when}")
+        line(s, mark, "wrong_kind later 0")
+        blamed(mark, "wrong-kind", "/late-done")
     mark = s.mark()
     s.get("/late-done")
     is_(s.get("/late-done/again").body, b"late-done again -1\n", "graft_done on a request that is over does nothing")
