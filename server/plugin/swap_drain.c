@@ -58,6 +58,13 @@ static bool cools(const struct version *v)
     return retire_can_end(v) && v->retire_step < RETIRE_COOLED;
 }
 
+/* What became stuck before the drain is not waited for. What the drain itself called may still
+ * return until the deadline. */
+static bool owed(const struct version *v)
+{
+    return retire_can_end(v) || (v->drained && v->hung && v->retire_step < RETIRE_UNLOAD);
+}
+
 static bool any(struct swap *s, bool (*is)(const struct version *))
 {
     list_each (it, &s->versions)
@@ -74,8 +81,7 @@ static void tell(void (**fn)(void *), void *arg)
         done(arg);
 }
 
-/* A drain does not wait for what is stuck. Begins with what it finds at each look: a swap that was
- * being adopted leaves versions behind. */
+/* Begins with what it finds at each look: a swap that was being adopted leaves versions behind. */
 void drain_look(struct swap *s)
 {
     if (s->cool_done != NULL && !any(s, cools))
@@ -83,10 +89,12 @@ void drain_look(struct swap *s)
     if (s->drain_fini && s->phase == PHASE_IDLE) {
         list_each_safe (it, &s->versions) {
             struct version *v = list_entry(it, struct version, node);
-            if (retire_can_end(v))
-                retire_begin(v);
+            if (!retire_can_end(v))
+                continue;
+            v->drained = true;
+            retire_begin(v);
         }
-        if (s->fini_done != NULL && !any(s, retire_can_end))
+        if (s->fini_done != NULL && !any(s, owed))
             tell(&s->fini_done, s->fini_arg);
     }
 }
@@ -100,8 +108,10 @@ void swap_drain_cool(struct swap *s, void (*done)(void *arg), void *arg)
     s->cool_arg = arg;
     list_each_safe (it, &s->versions) {
         struct version *v = list_entry(it, struct version, node);
-        if (v->state == VERSION_ACTIVE && v->retire_step == RETIRE_NOT)
-            retire_cool(v);
+        if (v->state != VERSION_ACTIVE || v->retire_step != RETIRE_NOT)
+            continue;
+        v->drained = true;
+        retire_cool(v);
     }
     swap_kick(s);
 }
@@ -160,7 +170,7 @@ unsigned swap_drain_cut(struct swap *s)
     CHECK(s, SWAP_MAGIC);
     list_each (it, &s->versions) {
         struct version *v = list_entry(it, struct version, node);
-        if (!retire_can_end(v))
+        if (!owed(v))
             continue;
         n++;
         log_unfinished(s, v);

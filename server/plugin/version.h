@@ -135,6 +135,7 @@ struct version {
     void (*cut_done)(struct version *v);
     enum retire_step retire_step;
     bool cool_only; /* retire_cool */
+    bool drained;   /* the drain began its end, and waits for it also when it is stuck */
     bool met;       /* workers have been told of it: they must be asked to let go */
     bool hung;      /* a callback of it has not returned in time, and has not yet */
     bool absent;    /* the watch missed its file once, at absent_us */

@@ -39,6 +39,7 @@ def _():
     address, ops = s.address, s.ops
     with Conn(s) as old:
         is_(old.get("/hello").status, 200, "served before")
+        wait_for(lambda: s.status()["in_flight"] == 0, 5, "the end of that request: an answer comes before it is counted")
         s.send_signal(signal.SIGTERM)
         s.wait_event("drain_start")
         with Conn(ops) as c:
@@ -440,6 +441,35 @@ def _():
         ok(any(e["msg"] == f"life {sin} hangs" for e in s.log()), f"{sin} was called")
         cut = s.event("cooling", level="warn", plugin="sin")
         ok(cut and cut["waits_for"] == sin, f"the log says that {sin} was waited for", cut)
+
+
+@case("a callback of the drain that becomes stuck (timeouts_ms.load) is waited for until the deadline")
+def _():
+    for sin in ("fini", "cool", "worker_fini"):
+        s = Server([f"{sin}_hangs", "hello"], drain(idle=50, timeout=2500, timeouts_ms={"load": ms(300)}), status=3)
+        s.send_signal(signal.SIGTERM)
+        is_(s.wait_exit(), 3, f"{sin} hangs for ever: exit 3")
+        ok(s.event("stuck", plugin="sin"), f"{sin} was called stuck before that")
+        cut = s.event("cooling", level="warn", plugin="sin")
+        ok(cut and cut["waits_for"] == sin, f"the log says that {sin} was waited for", cut)
+        s = Server([f"{sin}_hangs", "hello"], drain(idle=50, timeout=60000, timeouts_ms={"load": ms(300)},
+                                                    plugins={"sin": {"config": {"ms": ms(1500)}}}))
+        s.send_signal(signal.SIGTERM)
+        is_(s.wait_exit(), 0, f"{sin} returns late: exit 0")
+        ok(s.event("stuck", plugin="sin"), f"{sin} was called stuck meanwhile")
+        ok(s.event("retired", plugin="sin"), "and it ended as it should")
+
+
+@case("what was stuck before the drain is not waited for")
+def _():
+    s = Server(["fini_hangs", "hello"], drain(idle=50, timeout=60000, timeouts_ms={"load": ms(300)}))
+    s.install("good", "fini_hangs")
+    is_(s.reload()["ok"], True, "another version takes its place")
+    s.wait_event("stuck", plugin="sin")
+    began = time.monotonic()
+    s.send_signal(signal.SIGTERM)
+    is_(s.wait_exit(), 0, "exit 0")
+    ok(time.monotonic() - began < ms(60000) / 1000 / 2, "long before the deadline")
 
 
 @case("a client that reads slowly gets its answer whole")
