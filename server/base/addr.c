@@ -12,6 +12,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -196,6 +197,17 @@ bool addr_equal(const struct addr *a, const struct addr *b)
     if (a->len == 0)
         return strcmp(a->text, b->text) == 0;
     return memcmp(&a->sa, &b->sa, a->len) == 0;
+}
+
+bool addr_picks_port(const struct addr *a)
+{
+    if (a->kind != ADDR_TCP)
+        return false;
+    if (a->len == 0) /* a name; the port is what follows the last colon, checked */
+        return strtol(strrchr(a->text, ':') + 1, NULL, 10) == 0;
+    in_port_t port = a->sa.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)&a->sa)->sin6_port
+                                                 : ((const struct sockaddr_in *)&a->sa)->sin_port;
+    return port == 0;
 }
 
 static void format_v4(struct in_addr host, uint16_t port, char *out)

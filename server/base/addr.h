@@ -30,6 +30,9 @@ int addr_parse(struct addr *out, const char *text, bool resolve, struct err *err
 
 bool addr_equal(const struct addr *a, const struct addr *b);
 
+/* Port 0: the kernel picks one, so that the same words twice are two addresses. */
+bool addr_picks_port(const struct addr *a);
+
 /* "192.0.2.1:4711", "[2001:db8::1]:80", "unix"; an IPv4-mapped IPv6 address as IPv4. */
 #define ADDR_FORMAT_SIZE 64
 void addr_format(const struct sockaddr *sa, socklen_t len, char out[ADDR_FORMAT_SIZE]);

@@ -262,16 +262,21 @@ void config_not_in_effect(const struct config *cfg, void (*fn)(const char *key, 
     }
 }
 
-/* In any order. */
+static size_t times_in(const struct config *cfg, const struct addr *addr)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < cfg->listen_count; i++)
+        n += addr_equal(&cfg->listen[i], addr) ? 1 : 0;
+    return n;
+}
+
+/* In any order. Port 0 may be there more than once. */
 static bool listen_equal(const struct config *a, const struct config *b)
 {
     if (a->listen_count != b->listen_count)
         return false;
     for (size_t i = 0; i < a->listen_count; i++) {
-        size_t k = 0;
-        while (k < b->listen_count && !addr_equal(&a->listen[i], &b->listen[k]))
-            k++;
-        if (k == b->listen_count)
+        if (times_in(a, &a->listen[i]) != times_in(b, &a->listen[i]))
             return false;
     }
     return true;

@@ -145,7 +145,7 @@ static int add_listen(struct config_reader *r, const char *text)
     if (addr_parse(&addr, text, r->resolve, r->err) != 0)
         return -1;
     for (size_t i = 0; i < cfg->listen_count; i++) {
-        if (addr_equal(&cfg->listen[i], &addr))
+        if (addr_equal(&cfg->listen[i], &addr) && !addr_picks_port(&addr))
             return err_set(r->err, "\"%s\" is named twice: remove one", text);
     }
     if (cfg->listen_count == LISTEN_MAX)
@@ -193,7 +193,7 @@ static int read_listen(struct config_reader *r, const struct config_key *key, st
     r->cfg->listen_count = 0;
     for (size_t i = 0; i < count; i++) {
         struct json_value one = json_at(v, i);
-        struct str text;
+        struct str text = { NULL, 0 };
         if (config_expect(one, JSON_STRING, "listen: expected an address as a string", r->err) != 0)
             return -1;
         json_string(one, &text);

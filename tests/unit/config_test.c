@@ -591,6 +591,21 @@ TEST(what_is_no_address)
     is(addr_parse(&a, text, false, &error), -1);
 }
 
+TEST(port_0_twice_is_two_addresses)
+{
+    struct config *cfg = from("{\"listen\": [\"127.0.0.1:0\", \"127.0.0.1:0\", \"[::1]:0\", "
+                              "\"[::1]:0\", \":0\", \":0\"]}");
+    ok(cfg != NULL);
+    is(cfg->listen_count, 6);
+    config_free(cfg);
+    ok(!addr_picks_port(&(struct addr){ .kind = ADDR_FD, .fd = 3 }));
+    struct addr a = address("127.0.0.1:80"), name = address("localhost:0");
+    ok(!addr_picks_port(&a));
+    ok(addr_picks_port(&name));
+    bad("{\"listen\": [\"unix:/a\", \"unix:/a\"]}",
+        "graft.json:1:24: listen: \"unix:/a\" is named twice: remove one");
+}
+
 TEST(equal_addresses)
 {
     struct addr a = address("127.0.0.1:80"), b = address("127.0.0.1:80");
