@@ -18,7 +18,7 @@
 
 #define REQUEST_MAGIC       0x72657175u
 #define REQUEST_FIRST_BLOCK 6144
-#define RESPONSE_FIELDS_MAX 256
+#define RESPONSE_FIELDS_MAX 65536 /* a bound, none that a plugin meets */
 
 struct session;
 struct http;

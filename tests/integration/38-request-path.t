@@ -8,10 +8,11 @@ from grafttest import *
 QUICK = {"drain": {"idle_ms": 20}}
 
 # GET /endless: a stream that goes on while on_writable says so. /late?: answered by a timer after 2.5 s.
-# /never: LATER, and done long after the server has answered. /fields: one field set 1000 times.
+# /never: LATER, and done long after the server has answered. /fields: one field set 1000 times; /many: 1000.
 # /early: a stream route that is done when it has seen ?n= bytes of its body. /small: a few bytes.
 HANDLERS = compile_plugin(r"""
 #include <graft/graft.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,6 +80,20 @@ static graft_next fields(graft_req *req, void *state)
     return GRAFT_DONE;
 }
 
+static graft_next many(graft_req *req, void *state)
+{
+    (void)state;
+    int bad = 0;
+    char name[32];
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof name, "X-Many-%d", i);
+        bad += graft_add_header(req, name, "v") != 0;
+    }
+    graft_text(req, 200, "");
+    graft_printf(req, "%d\n", bad);
+    return GRAFT_DONE;
+}
+
 struct early { size_t left; };
 
 static void piece(graft_req *req, graft_str chunk, bool last, void *arg)
@@ -117,7 +132,7 @@ static graft_next big(graft_req *req, void *state)
 
 static const graft_route routes[] = {
     { "GET", "/endless", endless, 0 }, { "GET", "/late", late, 0 },   { "GET", "/never", never, 0 },
-    { "GET", "/fields", fields, 0 },   { "POST", "/early", early, GRAFT_STREAM },
+    { "GET", "/fields", fields, 0 },   { "GET", "/many", many, 0 },   { "POST", "/early", early, GRAFT_STREAM },
     { "GET", "/small", small, 0 },     { "GET", "/big", big, 0 },     { 0 } };
 
 GRAFT_PLUGIN(.name = "handlers", .version = "1", .routes = routes)
@@ -231,6 +246,9 @@ def _():
     answer = s.get("/fields")
     is_((answer.body, answer.header("X-Again"), answer.header("X-First"), answer.header("X-Gone")),
         (b"0\n", "odd", "1", None), "replaced and removed fields need no room")
+    answer = s.get("/many")
+    is_((answer.status, answer.body, len([k for k, _ in answer.headers if k.startswith("X-Many-")])),
+        (200, b"0\n", 1000), "a thousand fields are a thousand fields")
 
 
 @case("done at the last byte of the body")
