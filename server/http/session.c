@@ -74,7 +74,7 @@ static void let_go(struct session *s)
     }
 }
 
-static COLD void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
+static void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
 {
     struct request *r = s->request;
     let_go(s);
@@ -84,7 +84,7 @@ static COLD void abandon_how(struct session *s, const char *why, bool by_us, boo
 }
 
 /* The connection is of no more use: its request, if any, learns that it was cut. */
-static COLD void abandon(struct session *s, const char *why, bool by_us)
+static void abandon(struct session *s, const char *why, bool by_us)
 {
     const struct request *r = s->request;
     abandon_how(s, why, by_us, r && r->response.until_eof && !r->response.done);
@@ -106,7 +106,7 @@ void request_cut(struct request *r)
     conn_close(&s->conn, reset, true);
 }
 
-static COLD void log_refused(struct session *s, unsigned status, const char *why)
+static void log_refused(struct session *s, unsigned status, const char *why)
 {
     struct http *h = s->http;
     uint64_t second = h->now_us / 1000000u;
@@ -147,7 +147,7 @@ static size_t problem(char *body, size_t room, unsigned status, const char *why)
 }
 
 /* What has no request gets a plain answer, and the connection ends. `in` is what it began with. */
-static COLD void refuse(struct session *s, unsigned status, const char *why, struct str in)
+static void refuse(struct session *s, unsigned status, const char *why, struct str in)
 {
     struct http *h = s->http;
     bool bodyless = asks_head(in);

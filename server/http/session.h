@@ -115,7 +115,7 @@ static inline uint64_t response_pending(const struct request *r)
 }
 
 /* Ends the connection without finishing the response; http_app.cut is not called. */
-COLD void request_cut(struct request *r);
+void request_cut(struct request *r);
 /* What nobody will read of the body: from now on its bytes are dropped. */
 void request_discard_body(struct request *r);
 
