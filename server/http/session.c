@@ -561,6 +561,7 @@ void http_set_closing(struct http *h)
     list_each (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
         int in_kernel = 0;
+        s->known_idle = true;
         if (conn_is_open(&s->conn) && ioctl(s->conn.fd, FIONREAD, &in_kernel) == 0 && in_kernel > 0)
             s->owed = (size_t)in_kernel;
         s->owed += session_view(s).len;
@@ -605,14 +606,17 @@ bool http_is_quiet(struct http *h)
     return quiet;
 }
 
-void http_close_idle(struct http *h)
+static void end_idle(struct http *h, bool all)
 {
     h->now_us = clock_us();
-    h->idle_over = true;
     list_each_safe (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
         if (s->request || !conn_is_open(&s->conn) || s->in.len > s->in_at)
             continue;
+        if (!all && !s->known_idle) {
+            s->known_idle = true;
+            continue;
+        }
         ssize_t got = read_more(s); /* once more: a request may have arrived meanwhile */
         note_owed(s);
         if (got > 0)
@@ -620,6 +624,17 @@ void http_close_idle(struct http *h)
         else
             conn_linger(&s->conn, DRAIN_LINGER_MS);
     }
+}
+
+void http_make_room(struct http *h)
+{
+    end_idle(h, false);
+}
+
+void http_close_idle(struct http *h)
+{
+    h->idle_over = true;
+    end_idle(h, true);
 }
 
 void http_close_all(struct http *h)

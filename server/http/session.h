@@ -72,6 +72,7 @@ struct session {
     bool busy;         /* session_input is on the stack */
     bool flushing;     /* response_send is on the stack: it reports by its result */
     bool in_head;      /* bytes of a head are there: its deadline runs */
+    bool known_idle;   /* it was here when the drain, or the last http_make_room, looked */
     int untaken;       /* bytes in the kernel when the write deadline began */
     struct http *http;
     struct request *request; /* the one whose response is being made */
@@ -115,7 +116,7 @@ static inline uint64_t response_pending(const struct request *r)
 }
 
 /* Ends the connection without finishing the response; http_app.cut is not called. */
-void request_cut(struct request *r);
+COLD void request_cut(struct request *r);
 /* What nobody will read of the body: from now on its bytes are dropped. */
 void request_discard_body(struct request *r);
 
@@ -124,6 +125,9 @@ void request_discard_body(struct request *r);
 void http_set_closing(struct http *h);
 /* Sessions without a request and without unread input end: shut for writing, read to the end. */
 void http_close_idle(struct http *h);
+/* The same while a drain still accepts, for want of descriptors, and only for those that were here
+   at the last look: called every idle_ms, each has had that long. */
+void http_make_room(struct http *h);
 /* After that, again and again: will no request begin any more? What may stand behind a body that
    nobody takes for STILL_LOOKS looks is given up: its handler may wait for this very answer. */
 #define STILL_LOOKS 25u

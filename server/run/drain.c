@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define LOOK_MS      10  /* how often the end of the last requests is looked for */
+#define ROOM_MS      100 /* at least, before idle connections make room for a queue */
 #define LAST_WORD_MS 300 /* how long workers have to cut, at the deadline */
 
 enum phase {
@@ -136,6 +137,12 @@ static void on_idle_closed(void *arg)
     swap_drain_cool(d->deps.swap, on_cooled, d);
 }
 
+/* Clients that idle may hold the descriptors that a queue waits for: each has idle_ms. */
+static unsigned room_ms(const struct drain *d)
+{
+    return d->idle_ms > ROOM_MS ? d->idle_ms : ROOM_MS;
+}
+
 static void on_next(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
@@ -145,6 +152,10 @@ static void on_next(evutil_socket_t fd, short what, void *arg)
     } else if (d->phase == PHASE_DELAY) {
         d->phase = PHASE_LISTENERS;
         workers_stop_accepting(d->deps.workers, on_listeners_empty, d);
+        next_in(d, room_ms(d));
+    } else if (d->phase == PHASE_LISTENERS) {
+        workers_make_room(d->deps.workers);
+        next_in(d, room_ms(d));
     } else if (d->phase == PHASE_IDLE) {
         workers_close_idle(d->deps.workers, on_idle_closed, d);
     } else if (d->phase == PHASE_REQUESTS) {

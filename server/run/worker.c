@@ -45,9 +45,12 @@ struct worker {
     struct acceptor *acceptors;
     unsigned nacceptors;
     struct event retry; /* after a pause, or the last look at closing listeners */
-    bool accepting, closing, starved, ending;
+    bool accepting, closing, ending;
+    bool starved;       /* atomic: no descriptors */
     struct msg command; /* from the control thread; its fn says what */
     struct msg cut;     /* the same, whatever runs: the deadline does not wait */
+    struct msg room;    /* the same */
+    bool room_asked;    /* atomic: that message is on its way */
     struct msg answer;  /* back to it */
     struct err failed;
 };
@@ -110,7 +113,7 @@ static void log_pause(struct worker *w, const char *why)
 /* Connections stay in the kernel's queue; we look again soon. */
 static void pause_accepting(struct worker *w, const char *why)
 {
-    w->starved = true;
+    __atomic_store_n(&w->starved, true, __ATOMIC_RELAXED);
     accept_off(w);
     retry_in(w, ACCEPT_RETRY_MS);
     COUNTER_ADD(w->loop.stats.accept_paused, 1);
@@ -181,7 +184,7 @@ static void answer(struct worker *w)
 
 static void accept_all(struct worker *w)
 {
-    w->starved = false;
+    __atomic_store_n(&w->starved, false, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < w->nacceptors; i++)
         while (!w->acceptors[i].listener->handed_over && accept_one(&w->acceptors[i]))
             ;
@@ -201,7 +204,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     struct worker *w = arg;
     loop_enter(&w->loop);
-    w->starved = false;
+    __atomic_store_n(&w->starved, false, __ATOMIC_RELAXED);
     if (w->ending) {
         look_quiet(w);
     } else if (!w->closing) {
@@ -273,6 +276,15 @@ static void do_cut(struct msg *m)
     http_close_all(&w->http);
 }
 
+static void do_make_room(struct msg *m)
+{
+    struct worker *w = container_of(m, struct worker, room);
+    CHECK(w, WORKER_MAGIC);
+    __atomic_store_n(&w->room_asked, false, __ATOMIC_RELEASE);
+    if (!w->ending)
+        http_make_room(&w->http);
+}
+
 /* ---- Commands: on the control thread --------------------------------------------------------- */
 
 static void on_answer(struct msg *m)
@@ -335,6 +347,21 @@ void workers_cut_all(struct workers *ws)
     for (unsigned i = 0; i < ws->n; i++) {
         ws->all[i]->cut.fn = do_cut;
         loop_post(&ws->all[i]->loop, &ws->all[i]->cut);
+    }
+}
+
+void workers_make_room(struct workers *ws)
+{
+    bool starved = false;
+    ON_CONTROL();
+    for (unsigned i = 0; i < ws->n; i++)
+        starved |= __atomic_load_n(&ws->all[i]->starved, __ATOMIC_RELAXED);
+    for (unsigned i = 0; starved && i < ws->n; i++) {
+        struct worker *w = ws->all[i];
+        if (__atomic_exchange_n(&w->room_asked, true, __ATOMIC_ACQUIRE))
+            continue;
+        w->room.fn = do_make_room;
+        loop_post(&w->loop, &w->room);
     }
 }
 

@@ -30,6 +30,8 @@ void workers_accept(struct workers *ws);
    more. */
 void workers_stop_accepting(struct workers *ws, void (*done)(void *arg), void *arg);
 void workers_close_idle(struct workers *ws, void (*done)(void *arg), void *arg);
+/* While listeners close: when a worker has no descriptors, those who idle make room. Any time. */
+void workers_make_room(struct workers *ws);
 /* Its deadline, once: also while a step is not answered. */
 void workers_cut_all(struct workers *ws);
 

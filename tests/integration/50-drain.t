@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # A drain step by step: readiness, listeners, requests in progress, idle connections, callbacks, the deadline
 import os
+import resource
 import signal
 import sys
 import time
@@ -470,6 +471,27 @@ def _():
     s.send_signal(signal.SIGTERM)
     is_(s.wait_exit(), 0, "exit 0")
     ok(time.monotonic() - began < ms(60000) / 1000 / 2, "long before the deadline")
+
+
+@case("out of descriptors while the listeners close: idle clients make room for those in the queue")
+def _():
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    s = Server(["hello"], drain(idle=300, timeout=60000), preexec_fn=few, workers=2)
+    address = s.address
+    conns = []
+    for i in range(150):
+        conns.append(Conn(address))
+        if i < 40:
+            is_(conns[-1].get("/hello").status, 200, "an idle client")
+    for c in conns[110:]:
+        c.send(HELLO)
+    s.wait_event("accept_paused")
+    began = time.monotonic()
+    s.send_signal(signal.SIGTERM)
+    is_(s.wait_exit(), 0, "exit 0")
+    ok(time.monotonic() - began < ms(60000) / 1000 / 2, "long before the deadline")
+    is_([c.response().status for c in conns[110:]], [200] * 40, "all that had asked are answered")
 
 
 @case("a client that reads slowly gets its answer whole")
