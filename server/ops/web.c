@@ -17,8 +17,8 @@
 
 #define WEB_MAGIC         0x77656220u
 #define WEB_REQUEST_MAGIC 0x77657271u
-#define HEAD_MAX          16384
-#define CLOSING_MS        1000 /* how long the client may still talk after our answer */
+#define HEAD_MAX          16384 /* refuse() says so */
+#define CLOSING_MS        1000  /* how long the client may still talk after our answer */
 
 enum state { READING, HANDLING, WRITING, CLOSING };
 
@@ -196,6 +196,20 @@ static void handle(struct web_request *req)
     req->web->settings.handle(req, req->web->settings.arg);
 }
 
+/* Does what was read begin like a request whose answer has no body? Also while it is half cut. */
+static bool asks_head(const struct web_request *req)
+{
+    const char *p = req->in.data;
+    return req->in.len > 4 && memcmp(p, "HEAD", 4) == 0 && (p[4] == ' ' || p[4] == '\0');
+}
+
+/* The request cannot be taken: says why. */
+static void refuse(struct web_request *req, int status, const char *why)
+{
+    req->head_only = asks_head(req);
+    web_answer_text(req, status, "Bad request: %s.\n", why);
+}
+
 /* Looks for the end of the head, and then of the body. */
 static void advance(struct web_request *req, size_t new_bytes)
 {
@@ -208,15 +222,14 @@ static void advance(struct web_request *req, size_t new_bytes)
         char *end = memmem(req->in.data + from, req->in.len - from, "\r\n\r\n", 4);
         if (end == NULL) {
             if (req->in.len > HEAD_MAX)
-                web_answer_text(req, 431, "The request's head is longer than %d bytes.\n",
-                                HEAD_MAX);
+                refuse(req, 431, "the head is longer than 16384 bytes");
             return;
         }
         size_t head_len = (size_t)(end + 4 - req->in.data), rest = req->in.len - head_len;
         const char *why = "";
         int status = web_parse(req->in.data, head_len, &req->head, &why);
         if (status != 0) {
-            web_answer_text(req, status, "Bad request: %s.\n", why);
+            refuse(req, status, why);
             return;
         }
         req->body_left =

@@ -142,6 +142,18 @@ def _():
             is_(c.ends(), "eof", "and the end, without a reset")
 
 
+@case("a refused HEAD is answered without a body")
+def _():
+    s = Server(["hello"])
+    for status, data in ((400, b"HEAD /livez\r\n\r\n"), (400, b"HEAD /livez HTTP/1.1\r\n\r\n"),
+                         (505, b"HEAD /livez HTTP/2.0\r\n\r\n"), (431, b"HEAD /livez HTTP/1.1\r\nA: " + b"a" * 20000)):
+        for to in (s.ops, s.control):
+            with Conn(to) as c:
+                c.send(data)
+                is_(c.response("HEAD").status, status, f"{status} for {data[:40]!r}")
+                is_((c.ends(), c.data), ("eof", b""), "and nothing behind the head")
+
+
 @case("clients that hold all places do not keep others out")
 def _():
     s = Server(["hello"])
