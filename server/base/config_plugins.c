@@ -299,7 +299,7 @@ static int read_plugins(struct config_reader *r, const struct config_key *key, s
 /* "METHOD /pattern" or "/pattern". */
 static int read_match(struct config_route *route, struct json_value v, struct err *err)
 {
-    struct str match;
+    struct str match = { NULL, 0 };
     if (config_expect(v, JSON_STRING, "match: expected \"GET /pattern\" or \"/prefix/*\"", err) !=
         0)
         return -1;

@@ -14,10 +14,10 @@ struct err {
 };
 
 /* Both always return -1 (so: `return err_set(err, ...)`); err may be NULL. */
-int err_set(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
-int err_vset(struct err *err, const char *fmt, va_list ap) PRINTF_LIKE(2, 0);
+COLD int err_set(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+COLD int err_vset(struct err *err, const char *fmt, va_list ap) PRINTF_LIKE(2, 0);
 
 /* Puts "<prefix>: " before what is there; returns -1. */
-int err_prefix(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+COLD int err_prefix(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 #endif

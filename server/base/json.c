@@ -224,7 +224,7 @@ static int tokenize(struct json *doc, struct err *err)
 
 struct json *json_parse(const char *name, const char *text, size_t len, struct err *err)
 {
-    size_t tokens;
+    size_t tokens = 0;
     if (len >= INT_MAX) { /* jsmn counts in int */
         err_set(err, "%s: too large for JSON: %zu bytes", name, len);
         return NULL;

@@ -43,7 +43,7 @@ struct scan {
     size_t end; /* of what may be looked at: what is there, within limits.head_bytes */
 };
 
-static enum step bad(struct scan *s, unsigned status, const char *why)
+static COLD enum step bad(struct scan *s, unsigned status, const char *why)
 {
     s->v->status = status;
     s->v->why = why;
@@ -197,7 +197,7 @@ static bool is_digit(char c)
 }
 
 /* The version is not (a beginning of) what we speak: is it a version at all? */
-static enum step bad_version(struct scan *s, const char *p, size_t len)
+static COLD enum step bad_version(struct scan *s, const char *p, size_t len)
 {
     if (len >= 6 && memcmp(p, "HTTP/", 5) == 0 && is_digit(p[5])) {
         if (p[5] != '1')
@@ -246,7 +246,7 @@ static inline enum step scan_target(struct scan *s, size_t at)
     return scan_version(s, at + 1);
 }
 
-static inline enum step scan_method(struct scan *s, size_t at)
+static HOT inline enum step scan_method(struct scan *s, size_t at)
 {
     struct guard *g = s->g;
     size_t end = bound(s, GUARD_METHOD_MAX);
@@ -323,8 +323,8 @@ static enum guard_result more(struct scan *s)
     return GUARD_BAD;
 }
 
-enum guard_result guard_scan(struct guard *g, const struct guard_limits *lim, const char *data,
-                             size_t len, struct guard_verdict *v)
+HOT enum guard_result guard_scan(struct guard *g, const struct guard_limits *lim, const char *data,
+                                 size_t len, struct guard_verdict *v)
 {
     struct scan s = { .g = g, .lim = lim, .v = v, .data = data, .len = len };
     *v = (struct guard_verdict){ 0 };

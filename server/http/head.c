@@ -18,6 +18,7 @@
 #include <stdlib.h>
 
 #define HEAD_PARSER_MAGIC 0x68656164u
+#define HOST_KEPT         64
 
 /* Fields that decide something, remembered while tokens come in. */
 enum { SEEN_LENGTH, SEEN_CODING, SEEN_HOST, SEEN_EXPECT, SEEN_CONNECTION, SEEN_KINDS };
@@ -27,6 +28,8 @@ struct head_parser {
     htparser *htp;
     struct header *fields; /* of the head in hand; they move to the arena when it is whole */
     unsigned room;
+    char host[HOST_KEPT]; /* the last that was sound: most clients of a worker ask for the same */
+    size_t host_len;
 
     /* the head in hand */
     const char *copy; /* in the arena */
@@ -61,7 +64,7 @@ struct str head_method_name(unsigned id)
     return id < HEAD_OTHER ? method_names[id] : (struct str){ NULL, 0 };
 }
 
-static int refuse(struct head_verdict *v, unsigned status, const char *why)
+static COLD int refuse(struct head_verdict *v, unsigned status, const char *why)
 {
     v->status = status;
     v->why = why;
@@ -75,7 +78,7 @@ static bool stands_at(const struct head_parser *p, size_t at, const char *token,
     return len <= p->len - at && bytes_eq(p->copy + at, token, len);
 }
 
-static int on_method(htparser *htp, const char *token, size_t len)
+static HOT int on_method(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     p->line_tokens++;
@@ -83,7 +86,7 @@ static int on_method(htparser *htp, const char *token, size_t len)
 }
 
 /* Path and args arrive one by one; the target must be the one, or both with a '?' between. */
-static int on_path(htparser *htp, const char *token, size_t len)
+static HOT int on_path(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     struct str t = p->line_target;
@@ -92,7 +95,7 @@ static int on_path(htparser *htp, const char *token, size_t len)
            (len > t.len || !bytes_eq(t.ptr, token, len) || (len < t.len && t.ptr[len] != '?'));
 }
 
-static int on_args(htparser *htp, const char *token, size_t len)
+static HOT int on_args(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     struct str t = p->line_target;
@@ -100,7 +103,7 @@ static int on_args(htparser *htp, const char *token, size_t len)
                            t.ptr[t.len - len - 1] != '?');
 }
 
-static int on_key(htparser *htp, const char *token, size_t len)
+static HOT int on_key(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     if (p->key.ptr || !stands_at(p, p->cursor, token, len) ||
@@ -115,7 +118,7 @@ static void note(struct head_parser *p, int kind, struct str value)
 {
     p->count[kind]++;
     p->value[kind] = value;
-    if (kind == SEEN_CONNECTION) {
+    if (UNLIKELY(kind == SEEN_CONNECTION)) {
         p->close |= field_list_has(value, "close");
         p->keep_alive |= field_list_has(value, "keep-alive");
     }
@@ -142,7 +145,7 @@ static void note_field(struct head_parser *p, struct str name, struct str value)
 
 static int keep_field(struct head_parser *p, struct str name, struct str value)
 {
-    if (p->nfields == p->room) {
+    if (UNLIKELY(p->nfields == p->room)) {
         unsigned room = p->room ? p->room * 2 : 32;
         struct header *fields = realloc(p->fields, room * sizeof *fields);
         if (!fields) {
@@ -158,7 +161,7 @@ static int keep_field(struct head_parser *p, struct str name, struct str value)
 
 /* htparser leaves out the spaces before a value, and calls an empty one " ". It keeps white space
    at the end, and tabs. The guard promises that a CR follows each value. */
-static int on_value(htparser *htp, const char *token, size_t len)
+static HOT int on_value(htparser *htp, const char *token, size_t len)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     const char *at = p->copy + p->cursor, *end = p->copy + p->len;
@@ -177,7 +180,7 @@ static int on_value(htparser *htp, const char *token, size_t len)
     return keep_field(p, name, value);
 }
 
-static int on_whole(htparser *htp)
+static HOT int on_whole(htparser *htp)
 {
     struct head_parser *p = htparser_get_userdata(htp);
     p->whole = p->line_tokens >= 2 && !p->key.ptr && p->cursor + 2 == p->len &&
@@ -211,7 +214,7 @@ static bool htparser_takes(unsigned method, struct str target)
            method != HEAD_VERSION_CONTROL;
 }
 
-static int run(struct head_parser *p, struct head_verdict *v)
+static HOT int run(struct head_parser *p, struct head_verdict *v)
 {
     static htparse_hooks hooks = {
         .method = on_method,
@@ -225,14 +228,14 @@ static int run(struct head_parser *p, struct head_verdict *v)
     size_t len = p->len;
     htparser_init(p->htp, htp_type_request);
     htparser_set_userdata(p->htp, p);
-    if (!p->verbatim) {
+    if (UNLIKELY(!p->verbatim)) {
         static const char line[] = "GET / HTTP/1.1\r\n";
         htparser_run(p->htp, &hooks, line, sizeof line - 1);
         from += p->cursor;
         len -= p->cursor;
     }
     htparser_run(p->htp, &hooks, from, len);
-    if (p->whole)
+    if (LIKELY(p->whole))
         return 0;
     if (p->no_memory)
         return refuse(v, 500, "no memory for the fields of a request");
@@ -243,7 +246,7 @@ static int run(struct head_parser *p, struct head_verdict *v)
 
 /* htparser takes a tab before a Content-Length for a part of the number. Once: more of these fields
    are refused anyway. */
-static bool blank_tabs(struct head_parser *p)
+static COLD bool blank_tabs(struct head_parser *p)
 {
     size_t at = p->cursor;
     if (p->key.len != 14 || htparser_get_error(p->htp) != htparse_error_too_big)
@@ -284,7 +287,7 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
     p->verbatim = htparser_takes(out->method_id, p->line_target);
     size_t fields_at = p->cursor;
     int failed = run(p, v);
-    if (failed && blank_tabs(p)) {
+    if (UNLIKELY(failed && blank_tabs(p))) {
         start_over(p, fields_at);
         failed = run(p, v);
     }
@@ -363,7 +366,7 @@ bool head_host_ok(struct str host)
 }
 
 /* http:// or https:// and an authority, which then stands for Host (RFC 9112 3.2.2). */
-static int judge_absolute(struct head *out, struct head_verdict *v)
+static COLD int judge_absolute(struct head *out, struct head_verdict *v)
 {
     struct str rest;
     if (!target_split_absolute(out->target, &out->host, &rest))
@@ -386,7 +389,21 @@ static int judge_target(struct head *out, struct head_verdict *v)
     return judge_absolute(out, v);
 }
 
-static int judge_host(const struct head_parser *p, struct head *out, struct head_verdict *v)
+/* head_host_ok for a Host field: looks no closer at one that was just found to be sound. */
+static bool host_ok(struct head_parser *p, struct str host)
+{
+    if (host.len > 0 && host.len == p->host_len && bytes_eq(host.ptr, p->host, host.len))
+        return true;
+    if (!head_host_ok(host))
+        return false;
+    if (host.len <= sizeof p->host) {
+        memcpy(p->host, host.ptr, host.len);
+        p->host_len = host.len;
+    }
+    return true;
+}
+
+static int judge_host(struct head_parser *p, struct head *out, struct head_verdict *v)
 {
     if (p->count[SEEN_HOST] > 1)
         return refuse(v, 400, "more than one Host");
@@ -394,12 +411,12 @@ static int judge_host(const struct head_parser *p, struct head *out, struct head
         return refuse(v, 400, "HTTP/1.1 without Host");
     if (p->count[SEEN_HOST] > 0)
         out->host = p->value[SEEN_HOST];
-    if (!head_host_ok(out->host))
+    if (!host_ok(p, out->host))
         return refuse(v, 400, "Host is not a host and port");
     return 0;
 }
 
-static int judge_coding(const struct head_parser *p, struct head *out, struct head_verdict *v)
+static COLD int judge_coding(const struct head_parser *p, struct head *out, struct head_verdict *v)
 {
     struct str coding = p->value[SEEN_CODING];
     if (p->count[SEEN_LENGTH] > 0)
@@ -438,7 +455,7 @@ static int judge_framing(const struct head_parser *p, struct head *out, struct h
 static int judge_expect(const struct head_parser *p, struct head *out, struct head_verdict *v)
 {
     out->expect_continue = false;
-    if (p->count[SEEN_EXPECT] == 0 || out->minor == 0)
+    if (LIKELY(p->count[SEEN_EXPECT] == 0) || out->minor == 0)
         return 0;
     if (p->count[SEEN_EXPECT] > 1 || !str_case_eq(p->value[SEEN_EXPECT], STR("100-continue")))
         return refuse(v, 417, "an expectation other than 100-continue");
@@ -446,8 +463,8 @@ static int judge_expect(const struct head_parser *p, struct head *out, struct he
     return 0;
 }
 
-int head_parse(struct head_parser *p, struct arena *a, const char *data, size_t len,
-               struct head *out, struct head_verdict *v)
+HOT int head_parse(struct head_parser *p, struct arena *a, const char *data, size_t len,
+                   struct head *out, struct head_verdict *v)
 {
     HOT_CHECK(p, HEAD_PARSER_MAGIC);
     *out = (struct head){ 0 };

@@ -203,7 +203,7 @@ static enum router_cover cover_one(const struct pattern_segment *m, const struct
 enum router_cover router_pattern_cover(const char *match, const char *route)
 {
     enum router_cover so_far = COVER_ALL;
-    struct pattern_segment m, r;
+    struct pattern_segment m = { 0 }, r = { 0 };
     for (;;) {
         bool has_m = pattern_next(&match, &m), has_r = pattern_next(&route, &r);
         if (has_m && m.kind == PATTERN_REST)

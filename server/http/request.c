@@ -18,11 +18,11 @@ void request_init(struct request *r, struct http *http)
     request_reset(r);
 }
 
-void request_reset(struct request *r)
+HOT void request_reset(struct request *r)
 {
     HOT_CHECK(r, REQUEST_MAGIC);
     out_drop(&r->response.body);
-    if (r->body_heap.data)
+    if (UNLIKELY(r->body_heap.data != NULL))
         buf_fini(&r->body_heap);
     arena_reset(&r->arena);
     r->session = NULL;
@@ -100,10 +100,10 @@ static void fields_squeeze(struct response *p)
     p->nfields = kept;
 }
 
-static int field_room(struct request *r)
+static HOT int field_room(struct request *r)
 {
     struct response *p = &r->response;
-    if (p->nfields == p->room)
+    if (UNLIKELY(p->nfields == p->room && p->room > 0))
         fields_squeeze(p);
     if (p->nfields < p->room)
         return 0;
@@ -120,7 +120,8 @@ static int field_room(struct request *r)
     return 0;
 }
 
-static int store_field(struct request *r, struct str name, struct str value, enum field_owner owner)
+static HOT int store_field(struct request *r, struct str name, struct str value,
+                           enum field_owner owner)
 {
     if (field_room(r) != 0)
         return -1;
@@ -139,15 +140,15 @@ static int store_field(struct request *r, struct str name, struct str value, enu
     return 0;
 }
 
-static int refuse(const char **why, const char *text)
+static COLD int refuse(const char **why, const char *text)
 {
     if (why)
         *why = text;
     return -1;
 }
 
-int response_field(struct request *r, enum field_how how, struct str name, struct str value,
-                   const char **why)
+HOT int response_field(struct request *r, enum field_how how, struct str name, struct str value,
+                       const char **why)
 {
     if (!field_name_ok(name.ptr, name.len))
         return refuse(why, "the field's name is not a token");
@@ -195,12 +196,12 @@ int response_field_remove(struct request *r, struct str name)
     return 0;
 }
 
-int response_type(struct request *r, struct str line)
+HOT int response_type(struct request *r, struct str line)
 {
     const size_t name = sizeof "Content-Type" - 1;
-    if (r->response.nfields)
+    if (UNLIKELY(r->response.nfields))
         forget_field(r, STR("Content-Type"));
-    if (r->response.promised >= 0)
+    if (UNLIKELY(r->response.promised >= 0))
         response_field_remove(r, STR("Content-Length"));
     if (field_room(r) != 0)
         return -1;

@@ -15,10 +15,10 @@
 
 #define DATE_LEN 37u /* "Date: Sun, 22 Nov 2026 18:00:00 GMT\r\n" */
 
-const char *http_lines(struct http *h)
+HOT const char *http_lines(struct http *h)
 {
     uint64_t second = h->now_us / 1000000u;
-    if (second == h->date_s && h->lines[h->server_len])
+    if (LIKELY(second == h->date_s && h->lines[h->server_len]))
         return h->lines;
     h->date_s = second;
     struct tm tm;
@@ -67,7 +67,7 @@ static char *put_framing(char *at, const struct request *r, bool final)
     const struct response *p = &r->response;
     if (p->status == 204)
         return at;
-    if (p->promised >= 0) {
+    if (UNLIKELY(p->promised >= 0)) {
         at = PUT(at, "Content-Length: ");
         at = put_number(at, (uint64_t)p->promised);
         return PUT(at, "\r\n");
@@ -81,13 +81,13 @@ static char *put_framing(char *at, const struct request *r, bool final)
     return PUT(at, "\r\n");
 }
 
-static char *put_head(char *at, const struct request *r, bool final)
+static HOT char *put_head(char *at, const struct request *r, bool final)
 {
     const struct response *p = &r->response;
     struct http *h = r->http;
     size_t len;
     const char *line = status_line(p->status, &len);
-    if (line) {
+    if (LIKELY(line != NULL)) {
         at = put(at, line, len);
     } else {
         at = PUT(at, "HTTP/1.1 ");
@@ -107,9 +107,9 @@ static char *put_head(char *at, const struct request *r, bool final)
     at = put(at, server ? lines : lines + h->server_len,
              (server ? h->server_len : 0) + (date ? DATE_LEN : 0));
     at = put_framing(at, r, final);
-    if (!keeps_alive(r))
+    if (UNLIKELY(!keeps_alive(r)))
         at = PUT(at, "Connection: close\r\n");
-    else if (r->head.minor == 0)
+    else if (UNLIKELY(r->head.minor == 0))
         at = PUT(at, "Connection: keep-alive\r\n");
     return PUT(at, "\r\n");
 }
@@ -140,7 +140,7 @@ static void decide(struct request *r, bool final)
 }
 
 /* Head and body in one buffer and one send. -1: does not apply; 0 sent or queued; 1 broken. */
-static int send_at_once(struct request *r)
+static HOT int send_at_once(struct request *r)
 {
     struct response *p = &r->response;
     struct conn *c = &r->session->conn;
@@ -228,12 +228,12 @@ static int enqueue(struct request *r, bool final)
     return 0;
 }
 
-enum response_result response_send(struct request *r, bool final, const char **why)
+HOT enum response_result response_send(struct request *r, bool final, const char **why)
 {
     struct response *p = &r->response;
     struct session *s = r->session;
     HOT_CHECK(s, SESSION_MAGIC);
-    if (final && !r->body_complete)
+    if (UNLIKELY(final && !r->body_complete))
         session_discard_available(s, r);
     if (!p->head_sent)
         decide(r, final);
@@ -244,7 +244,7 @@ enum response_result response_send(struct request *r, bool final, const char **w
     s->flushing = true;
     int once = final && !p->head_sent ? send_at_once(r) : -1;
     s->flushing = false;
-    if (once == 1 || !r->session) {
+    if (UNLIKELY(once == 1 || !r->session)) {
         session_fail(s);
         return RESPONSE_BROKEN;
     }

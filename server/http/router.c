@@ -120,7 +120,7 @@ static int compare(const struct node *n, struct str s)
 }
 
 /* Where `s` is among the children, or would be. */
-static unsigned position(const struct node *n, struct str s, bool *found)
+static HOT unsigned position(const struct node *n, struct str s, bool *found)
 {
     unsigned from = 0, to = n->nchildren;
     *found = false;
@@ -270,7 +270,7 @@ static const struct route *with_method(const struct route *list, unsigned method
     return NULL;
 }
 
-static const struct route *take(struct search *s, const struct route *list)
+static HOT const struct route *take(struct search *s, const struct route *list)
 {
     if (!list)
         return NULL;
@@ -289,7 +289,7 @@ static const struct node *literal(const struct node *n, struct str s)
 }
 
 /* No deeper than the longest pattern. */
-static const struct route *descend(const struct node *n, struct search *s, unsigned i)
+static HOT const struct route *descend(const struct node *n, struct search *s, unsigned i)
 {
     s->visited++;
     if (i == s->t->nsegments)
@@ -302,8 +302,8 @@ static const struct route *descend(const struct node *n, struct search *s, unsig
     return found ? found : take(s, n->rest);
 }
 
-bool router_find(const struct router *r, struct str method, unsigned method_id,
-                 const struct target *t, struct router_match *out)
+HOT bool router_find(const struct router *r, struct str method, unsigned method_id,
+                     const struct target *t, struct router_match *out)
 {
     HOT_CHECK(r, ROUTER_MAGIC);
     struct search s = { .t = t, .method = method_id };

@@ -40,10 +40,10 @@ static int keep_rest(struct session *s)
 }
 
 /* Reads once; level-triggered events bring us back for more. */
-static ssize_t read_more(struct session *s)
+static HOT ssize_t read_more(struct session *s)
 {
     struct http *h = s->http;
-    if (!s->in.data) {
+    if (LIKELY(!s->in.data)) {
         ssize_t n = conn_recv(&s->conn, h->scratch, HTTP_SCRATCH);
         if (n > 0) {
             h->scratch_of = s;
@@ -74,7 +74,7 @@ static void let_go(struct session *s)
     }
 }
 
-static void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
+static COLD void abandon_how(struct session *s, const char *why, bool by_us, bool reset)
 {
     struct request *r = s->request;
     let_go(s);
@@ -84,7 +84,7 @@ static void abandon_how(struct session *s, const char *why, bool by_us, bool res
 }
 
 /* The connection is of no more use: its request, if any, learns that it was cut. */
-static void abandon(struct session *s, const char *why, bool by_us)
+static COLD void abandon(struct session *s, const char *why, bool by_us)
 {
     const struct request *r = s->request;
     abandon_how(s, why, by_us, r && r->response.until_eof && !r->response.done);
@@ -106,7 +106,7 @@ void request_cut(struct request *r)
     conn_close(&s->conn, reset, true);
 }
 
-static void log_refused(struct session *s, unsigned status, const char *why)
+static COLD void log_refused(struct session *s, unsigned status, const char *why)
 {
     struct http *h = s->http;
     uint64_t second = h->now_us / 1000000u;
@@ -147,7 +147,7 @@ static size_t problem(char *body, size_t room, unsigned status, const char *why)
 }
 
 /* What has no request gets a plain answer, and the connection ends. `in` is what it began with. */
-static void refuse(struct session *s, unsigned status, const char *why, struct str in)
+static COLD void refuse(struct session *s, unsigned status, const char *why, struct str in)
 {
     struct http *h = s->http;
     bool bodyless = asks_head(in);
@@ -176,7 +176,7 @@ static void response_over(struct session *s, struct request *r)
     bool last = h->idle_over && s->owed == 0; /* also when its head has left without saying so */
     bool keep = r->head.keep_alive && !r->response.close && r->body_complete && !last;
     let_go(s);
-    if (!keep) {
+    if (UNLIKELY(!keep)) {
         bool plain =
             !r->head.keep_alive && r->body_complete && !h->closing && session_view(s).len == 0;
         if (plain || s->eof)
@@ -211,16 +211,16 @@ static void write_deadline(struct session *s)
     conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, clock_ms() + s->http->timeouts_ms.write);
 }
 
-bool session_sent(struct session *s, struct request *r)
+HOT bool session_sent(struct session *s, struct request *r)
 {
-    if (s->conn.out.bytes > 0) {
+    if (UNLIKELY(s->conn.out.bytes > 0)) {
         if (!s->conn.write_deadline_ms) /* what a handler adds is not the client's progress */
             write_deadline(s);
         return false;
     }
-    if (s->conn.write_deadline_ms)
+    if (UNLIKELY(s->conn.write_deadline_ms))
         conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, 0);
-    if (!r->response.done)
+    if (UNLIKELY(!r->response.done))
         return false;
     response_over(s, r);
     return true;
@@ -228,11 +228,11 @@ bool session_sent(struct session *s, struct request *r)
 
 /* ---- Heads ----------------------------------------------------------------------------------- */
 
-static void settings(struct http *h)
+static HOT void settings(struct http *h)
 {
     unsigned number;
     const struct config *c = h->app->config(h->arg, &number);
-    if (number == h->config_number)
+    if (LIKELY(number == h->config_number))
         return;
     h->config_number = number;
     h->log_access = c->log_access;
@@ -253,7 +253,7 @@ static void begin(struct session *s, struct str head)
 {
     struct http *h = s->http;
     struct request *r = h->app->open(h->arg);
-    if (!r) {
+    if (UNLIKELY(!r)) {
         refuse(s, 503, "no memory for the request", head);
         return;
     }
@@ -310,26 +310,26 @@ static void later(struct session *s)
 }
 
 /* What to wait for, now that no more can be done with what has arrived. */
-static void settle(struct session *s)
+static HOT void settle(struct session *s)
 {
     struct http *h = s->http;
     struct request *r = s->request;
     size_t unread = s->in.len - s->in_at;
-    if (unread == 0 && s->in.data) {
+    if (UNLIKELY(unread == 0 && s->in.data != NULL)) {
         buf_fini(&s->in);
         s->in_at = 0;
     }
-    if (r) {
+    if (UNLIKELY(r != NULL)) {
         bool paused = r->body_paused && !r->body_complete;
         conn_want_read(&s->conn, !s->eof && !paused && unread < SESSION_INPUT_MAX);
         return;
     }
-    if (s->eof) {
+    if (UNLIKELY(s->eof)) {
         if (list_empty(&s->resume)) /* else complete requests are still to be answered */
             conn_close(&s->conn, false, false);
         return;
     }
-    if (unread == 0 && h->idle_over) {
+    if (UNLIKELY(unread == 0 && h->idle_over)) {
         if (list_empty(&s->resume))
             conn_linger(&s->conn, DRAIN_LINGER_MS);
         return;
@@ -348,19 +348,19 @@ static void settle(struct session *s)
     }
 }
 
-static void session_input(struct session *s)
+static HOT void session_input(struct session *s)
 {
     struct http *h = s->http;
     s->busy = true;
     while (conn_is_open(&s->conn)) {
-        if (s->request) {
+        if (UNLIKELY(s->request != NULL)) {
             if (!session_body_feed(s, s->request))
                 break;
             continue;
         }
         if (session_view(s).len == 0)
             break;
-        if (s->answered >= h->limits.pipeline) {
+        if (UNLIKELY(s->answered >= h->limits.pipeline)) {
             if (list_empty(&s->resume))
                 later(s);
             break;
@@ -370,7 +370,7 @@ static void session_input(struct session *s)
     }
     s->busy = false;
     if (conn_is_open(&s->conn)) {
-        if (keep_rest(s) != 0) {
+        if (UNLIKELY(keep_rest(s) != 0)) {
             abandon(s, "no memory for unread input", true);
             return;
         }
@@ -391,12 +391,12 @@ static void note_owed(struct session *s)
         s->owed = session_view(s).len;
 }
 
-bool session_ends_with(const struct session *s, const struct request *r)
+HOT bool session_ends_with(const struct session *s, const struct request *r)
 {
     return s->http->closing && (s->owed == 0 || !r->body_complete);
 }
 
-static void on_readable(struct conn *c)
+static HOT void on_readable(struct conn *c)
 {
     struct session *s = session_of(c);
     s->http->now_us = clock_us();
@@ -404,7 +404,7 @@ static void on_readable(struct conn *c)
     ssize_t n = read_more(s);
     if (n == -1)
         return;
-    if (n == -2) {
+    if (UNLIKELY(n == -2)) {
         abandon(s, "the client reset the connection", false);
         return;
     }

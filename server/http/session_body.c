@@ -16,7 +16,7 @@ static void body_deadline(struct session *s, struct request *r)
                   session_body_awaited(r) ? clock_ms() + s->http->timeouts_ms.body : 0);
 }
 
-void session_body_begin(struct request *r)
+HOT void session_body_begin(struct request *r)
 {
     r->body_complete = r->head.framing == BODY_NONE;
     r->body_left = r->head.content_length;

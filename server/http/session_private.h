@@ -41,7 +41,7 @@ bool session_sent(struct session *s, struct request *r);
 bool session_ends_with(const struct session *s, const struct request *r);
 
 /* The connection failed while the layer above was calling: closed, and its request let go of. */
-void session_fail(struct session *s);
+COLD void session_fail(struct session *s);
 
 /* The Server line (server_len bytes, may be none) and the Date line of this second. */
 const char *http_lines(struct http *h);

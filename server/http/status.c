@@ -25,7 +25,7 @@ const char *status_reason(unsigned code)
     return code <= STATUS_MAX && reasons[code] ? reasons[code] : "";
 }
 
-const char *status_line(unsigned code, size_t *len)
+HOT const char *status_line(unsigned code, size_t *len)
 {
     *len = code <= STATUS_MAX ? lines[code].len : 0;
     return *len > 0 ? lines[code].text : NULL;

@@ -7,7 +7,7 @@
 
 #include <strings.h>
 
-static int refuse(struct head_verdict *v, unsigned status, const char *why)
+static COLD int refuse(struct head_verdict *v, unsigned status, const char *why)
 {
     v->status = status;
     v->why = why;
@@ -123,7 +123,8 @@ static int decode_segment(struct str raw, char *to, size_t *len, struct head_ver
 
 /* The slow way: decodes into one block of path.len bytes, segment by segment, '/' before each; a
    dot segment takes itself (and its parent) out again. */
-static int normalise(struct arena *a, struct str path, struct target *out, struct head_verdict *v)
+static COLD int normalise(struct arena *a, struct str path, struct target *out,
+                          struct head_verdict *v)
 {
     char *block = arena_alloc(a, path.len + 1), *at = block;
     if (!block)
@@ -181,7 +182,7 @@ static int parse_path(struct arena *a, struct str rest, struct target *out, stru
     return shape.plain ? 0 : normalise(a, out->path, out, v);
 }
 
-int target_parse(struct arena *a, struct str raw, struct target *out, struct head_verdict *v)
+HOT int target_parse(struct arena *a, struct str raw, struct target *out, struct head_verdict *v)
 {
     struct str authority, rest = raw;
     *out = (struct target){ 0 };

@@ -22,7 +22,7 @@
 #define IO_RECV(fd, to, len)   recv(fd, to, len, MSG_DONTWAIT)
 #define IO_SEND(fd, data, len) send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT)
 #else
-#define IO_RECV(fd, to, len)   syscall(SYS_recvfrom, fd, to, len, MSG_DONTWAIT, NULL, NULL)
+#define IO_RECV(fd, to, len) syscall(SYS_recvfrom, fd, to, len, MSG_DONTWAIT, NULL, NULL)
 #define IO_SEND(fd, data, len)                                                                     \
     syscall(SYS_sendto, fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0)
 #endif
@@ -132,7 +132,7 @@ int conn_open(struct conn *c, struct conns *all, int fd, const struct sockaddr *
     return 0;
 }
 
-void conn_want_read(struct conn *c, bool want)
+HOT void conn_want_read(struct conn *c, bool want)
 {
     if (c->want_read == want || c->state != CONN_OPEN)
         return;
@@ -140,7 +140,7 @@ void conn_want_read(struct conn *c, bool want)
     apply(c);
 }
 
-ssize_t conn_recv(struct conn *c, void *to, size_t len)
+HOT ssize_t conn_recv(struct conn *c, void *to, size_t len)
 {
     for (;;) {
         ssize_t n = IO_RECV(c->fd, to, len);
@@ -186,10 +186,10 @@ void conn_flush(struct conn *c)
     }
 }
 
-int conn_send(struct conn *c, const void *data, size_t len)
+HOT int conn_send(struct conn *c, const void *data, size_t len)
 {
     ssize_t n = 0;
-    if (!c->out.first) {
+    if (LIKELY(!c->out.first)) {
         do
             n = IO_SEND(c->fd, data, len);
         while (n < 0 && errno == EINTR);
@@ -199,7 +199,7 @@ int conn_send(struct conn *c, const void *data, size_t len)
             n = 0;
         COUNTER_ADD(c->all->loop->stats.bytes_out, (uint64_t)n);
     }
-    if ((size_t)n == len)
+    if (LIKELY((size_t)n == len))
         return 0;
     if (out_copy(&c->out, NULL, (const char *)data + n, len - (size_t)n) != 0)
         return -1;
@@ -211,7 +211,7 @@ int conn_send(struct conn *c, const void *data, size_t len)
 }
 
 /* The earlier of the two deadlines; postponing it costs one store (wheel.h). */
-static void arm(struct conn *c)
+static HOT void arm(struct conn *c)
 {
     uint64_t r = c->read_deadline_ms, w = c->write_deadline_ms;
     uint64_t first = !r ? w : !w ? r : r < w ? r : w;
@@ -221,7 +221,7 @@ static void arm(struct conn *c)
         wheel_clear(&c->all->loop->wheel, &c->timer);
 }
 
-void conn_deadline(struct conn *c, enum conn_timeout which, uint64_t deadline_ms)
+HOT void conn_deadline(struct conn *c, enum conn_timeout which, uint64_t deadline_ms)
 {
     if (c->state == CONN_CLOSED)
         return;
@@ -339,14 +339,14 @@ static bool has_left(struct conn *c, short what)
     return (what & EV_READ) && getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error;
 }
 
-static void on_event(evutil_socket_t fd, short what, void *arg)
+static HOT void on_event(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
     struct conn *c = arg;
     HOT_CHECK(c, CONN_MAGIC);
     struct loop *l = c->all->loop;
     loop_enter(l);
-    if ((what & EV_WRITE) && c->write_blocked)
+    if (UNLIKELY((what & EV_WRITE) && c->write_blocked))
         conn_flush(c);
     if ((what & EV_READ) && c->state == CONN_OPEN && c->want_read)
         c->all->ops->readable(c);

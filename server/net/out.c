@@ -57,7 +57,7 @@ static struct seg *seg_new(struct outq *q, struct arena *arena, size_t len)
     return s;
 }
 
-char *out_room(struct outq *q, struct arena *arena, size_t len)
+HOT char *out_room(struct outq *q, struct arena *arena, size_t len)
 {
     struct seg *s = q->last;
     if (!s || s->room < len)
@@ -65,7 +65,7 @@ char *out_room(struct outq *q, struct arena *arena, size_t len)
     return s ? (char *)(uintptr_t)(s->ptr + s->len) : NULL;
 }
 
-void out_commit(struct outq *q, size_t len)
+HOT void out_commit(struct outq *q, size_t len)
 {
     struct seg *s = q->last;
     HOT_REQUIRE(s && s->room >= len);
@@ -74,7 +74,7 @@ void out_commit(struct outq *q, size_t len)
     q->bytes += len;
 }
 
-int out_copy(struct outq *q, struct arena *arena, const void *data, size_t len)
+HOT int out_copy(struct outq *q, struct arena *arena, const void *data, size_t len)
 {
     if (len == 0)
         return 0;
@@ -130,14 +130,14 @@ void out_prepend(struct outq *to, struct outq *from)
     *from = (struct outq){ 0 };
 }
 
-void out_drop_all(struct outq *q)
+HOT void out_drop_all(struct outq *q)
 {
     while (q->first)
         pop(q);
     q->bytes = 0;
 }
 
-bool out_has_file(const struct outq *q)
+HOT bool out_has_file(const struct outq *q)
 {
     for (const struct seg *s = q->first; s; s = s->next)
         if (s->kind == SEG_FILE)
@@ -145,7 +145,7 @@ bool out_has_file(const struct outq *q)
     return false;
 }
 
-void out_gather(const struct outq *q, char *to)
+HOT void out_gather(const struct outq *q, char *to)
 {
     for (const struct seg *s = q->first; s; s = s->next) {
         if (s->len)

@@ -84,18 +84,18 @@ static void run_notices(struct exchange *x)
     size_t room = x->chain->http->limits.send_bytes / 2;
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
-        if (handle_answered(h))
+        if (UNLIKELY(handle_answered(h)))
             continue; /* nothing is told to who has ended it; drawing the answer forgets it */
         /* What an on_response waits for cannot leave before it has answered: it goes on at once. */
         bool own = x->response_state == RESPONSE_WAITING && x->responding == h;
-        if (h->blocked && h->on_writable && !x->over &&
+        if (UNLIKELY(h->blocked) && h->on_writable && !x->over &&
             (own || response_pending(&x->request) <= room))
             look_writable(x, h);
-        if (h->abort_due) {
+        if (UNLIKELY(h->abort_due)) {
             h->aborted = true;
             notify(h, &h->abort_due, h->on_abort, h->on_abort_arg, "on_abort");
         }
-        if (h->writable_due && !handle_answered(h)) {
+        if (UNLIKELY(h->writable_due) && !handle_answered(h)) {
             notify(h, &h->writable_due, h->on_writable, h->on_writable_arg, "on_writable");
             x->told = true;
         }
@@ -147,7 +147,7 @@ static void settle(struct exchange *x)
         bool finished = exchange_finish(x);
         x->running = false;
         if (finished) {
-            if (x->chain->http->log_access)
+            if (UNLIKELY(x->chain->http->log_access))
                 exchange_log_access(x);
             exchange_release(x);
             return;
@@ -157,10 +157,10 @@ static void settle(struct exchange *x)
     set_deadline(x);
 }
 
-void exchange_run(struct exchange *x)
+HOT void exchange_run(struct exchange *x)
 {
     HOT_CHECK(x, EXCHANGE_MAGIC);
-    if (x->running) {
+    if (UNLIKELY(x->running)) {
         x->again = true;
         return;
     }
@@ -169,22 +169,22 @@ void exchange_run(struct exchange *x)
     do {
         x->again = false;
         exchange_take_answers(x);
-        if (x->cut_why)
+        if (UNLIKELY(x->cut_why != NULL))
             exchange_cut_now(x);
         for (unsigned i = 0; i < x->nhandles; i++)
-            if (!list_empty(&x->handles[i]->tasks))
+            if (UNLIKELY(!list_empty(&x->handles[i]->tasks)))
                 work_run(x->handles[i]);
-        if (x->answer_status)
+        if (UNLIKELY(x->answer_status))
             exchange_answer_now(x);
-        if (x->on_body)
+        if (UNLIKELY(x->on_body != NULL))
             exchange_run_body(x);
         if (x->state != CHAIN_ENDED)
             exchange_run_chain(x);
         exchange_run_response(x);
-        if (x->cut_why)
+        if (UNLIKELY(x->cut_why != NULL))
             exchange_cut_now(x);
         run_notices(x);
-    } while (x->again);
+    } while (UNLIKELY(x->again));
     x->running = false;
     settle(x);
 }

@@ -8,7 +8,7 @@
 
 #define BACKLOG_MAX (64u * 1024u)
 
-bool exchange_body_ready(struct exchange *x)
+HOT bool exchange_body_ready(struct exchange *x)
 {
     struct request *r = &x->request;
     if (r->body_complete)

@@ -68,7 +68,7 @@ void exchange_log_access(struct exchange *x)
 /* ---- The end of a response ------------------------------------------------------------------- */
 
 /* Once for each request, when its response is over: every version that took part counts it. */
-static void count(struct exchange *x, unsigned status_class)
+static HOT void count(struct exchange *x, unsigned status_class)
 {
     uint64_t us = x->over_us - x->request.start_us;
     unsigned bucket = latency_bucket(us);
@@ -80,7 +80,7 @@ static void count(struct exchange *x, unsigned status_class)
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct version_cell *cell = &x->handles[i]->version->cells[worker];
         COUNTER_ADD(cell->served, 1);
-        if (error)
+        if (UNLIKELY(error))
             COUNTER_ADD(cell->errors, 1);
         COUNTER_ADD(cell->bytes_out, x->bytes_out);
         COUNTER_ADD(cell->by_class[status_class], 1);
@@ -89,7 +89,7 @@ static void count(struct exchange *x, unsigned status_class)
     }
 }
 
-void exchange_response_over(struct exchange *x)
+HOT void exchange_response_over(struct exchange *x)
 {
     x->over = true;
     x->over_us = clock_us();
@@ -145,7 +145,7 @@ static bool is_free(const struct handle *h)
            atomic_load_explicit(&h->posts, memory_order_acquire) == 0;
 }
 
-bool exchange_is_quiet(const struct exchange *x)
+HOT bool exchange_is_quiet(const struct exchange *x)
 {
     for (unsigned i = 0; i < x->nhandles; i++)
         if (!is_free(x->handles[i]))
@@ -154,7 +154,7 @@ bool exchange_is_quiet(const struct exchange *x)
 }
 
 /* The first time, of one that is quiet. False: a GRAFT_SERIAL plugin is busy. */
-bool exchange_finish(struct exchange *x)
+HOT bool exchange_finish(struct exchange *x)
 {
     bool quiet = !x->finishing;
     if (!x->finishing) {
@@ -178,26 +178,26 @@ bool exchange_finish(struct exchange *x)
     return quiet || exchange_is_quiet(x);
 }
 
-void exchange_release(struct exchange *x)
+HOT void exchange_release(struct exchange *x)
 {
     struct chain *c = x->chain;
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
         struct version *v = h->version;
-        if (h->suspended)
+        if (UNLIKELY(h->suspended))
             suspended_remove(h);
         handle_free(h);
         version_unpin(&v, c->loop);
     }
-    if (x->deadline.deadline_ms)
+    if (UNLIKELY(x->deadline.deadline_ms))
         wheel_clear(&c->loop->wheel, &x->deadline);
-    if (x->backlog.data)
+    if (UNLIKELY(x->backlog.data != NULL))
         buf_fini(&x->backlog);
     list_del(&x->ready);
     list_del(&x->node);
     request_reset(&x->request);
     COUNTER_ADD(c->loop->stats.in_flight, (uint64_t)-1);
-    if (c->nfree >= FREE_MAX) {
+    if (UNLIKELY(c->nfree >= FREE_MAX)) {
         x->magic = 0;
         free(x);
         return;

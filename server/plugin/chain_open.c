@@ -31,7 +31,7 @@ static struct exchange *exchange_new(struct chain *c)
     return x;
 }
 
-static struct request *app_open(void *arg)
+static HOT struct request *app_open(void *arg)
 {
     struct exchange *x = exchange_new(arg);
     return x ? &x->request : NULL;
@@ -124,7 +124,7 @@ static void note_allow(struct exchange *x, const struct generation *g)
     x->allow = arena_copy(&r->arena, (struct str){ text, len });
 }
 
-static void app_head(struct request *r)
+static HOT void app_head(struct request *r)
 {
     struct exchange *x = exchange_of(r);
     struct chain *c = x->chain;
@@ -137,13 +137,13 @@ static void app_head(struct request *r)
     ch.pattern = NULL;
     ch.nlinks = 0;
     ch.match.endpoint = NULL;
-    if (g != NULL)
+    if (LIKELY(g != NULL))
         generation_find(g, &r->head, &r->target, &ch);
-    if (take_chain(x, &ch) != 0)
+    if (UNLIKELY(take_chain(x, &ch) != 0))
         exchange_answer(x, 503, "no memory for the request's chain");
-    else if (g == NULL) /* a drain before the first generation empties the listeners */
+    else if (UNLIKELY(g == NULL)) /* a drain before the first generation empties the listeners */
         exchange_answer(x, 503, "nothing is loaded yet");
-    else if (ch.status != 200)
+    else if (UNLIKELY(ch.status != 200))
         note_allow(x, g);
     exchange_run(x);
 }
@@ -186,7 +186,7 @@ static void app_gone(struct request *r)
     app_cut(r, "the client left");
 }
 
-static const struct config *app_config(void *arg, unsigned *number)
+static HOT const struct config *app_config(void *arg, unsigned *number)
 {
     const struct chain *c = arg;
     const struct generation *g = c->loop->generation;

@@ -34,8 +34,8 @@ graft_next exchange_checked(struct handle *h, const char *where, unsigned next)
 
 /* Calls a handler or middleware function in its role; what it answered, or GRAFT_LATER when the
    answer is still owed. An abort has been marked. */
-unsigned exchange_call(struct exchange *x, struct handle *h, enum role role, graft_handler *fn,
-                       const char *where)
+HOT unsigned exchange_call(struct exchange *x, struct handle *h, enum role role, graft_handler *fn,
+                           const char *where)
 {
     bool nested = handle_owes_as(h, role); /* on_response while its on_request is LATER */
     if (!nested)
@@ -44,7 +44,7 @@ unsigned exchange_call(struct exchange *x, struct handle *h, enum role role, gra
     unsigned next = (unsigned)fn(&h->pub, h->version->state_ptr);
     handle_done_doing(h);
     handle_leave(h);
-    if (nested) {
+    if (UNLIKELY(nested)) {
         if (next != GRAFT_LATER)
             return next;
         handle_misuse(h, "%s returned GRAFT_LATER while its on_request still owes", where);
@@ -150,7 +150,7 @@ static void step_handler(struct exchange *x, struct handle *h)
     handler_result(x, h, exchange_call(x, h, AS_HANDLER, link->handler, "handler"));
 }
 
-static void no_route(struct exchange *x)
+static COLD void no_route(struct exchange *x)
 {
     struct request *r = &x->request;
     if (x->route_status == 204) {
@@ -164,12 +164,12 @@ static void no_route(struct exchange *x)
     end_chain(x);
 }
 
-void exchange_run_chain(struct exchange *x)
+HOT void exchange_run_chain(struct exchange *x)
 {
     if (x->state == CHAIN_PARKED || (x->state == CHAIN_BODY && x->request.body_complete))
         x->state = CHAIN_RUN;
     while (x->state == CHAIN_RUN && !x->over) {
-        if (x->at == x->nlinks) {
+        if (UNLIKELY(x->at == x->nlinks)) {
             no_route(x);
             return;
         }
@@ -210,10 +210,10 @@ void exchange_answered(struct exchange *x, struct handle *h, enum role role, uns
         exchange_response_result(x, h, how);
 }
 
-void exchange_take_answers(struct exchange *x)
+HOT void exchange_take_answers(struct exchange *x)
 {
     unsigned how;
-    if (!x->answered)
+    if (LIKELY(!x->answered))
         return;
     x->answered = false;
     for (unsigned i = 0; i < x->nhandles; i++)

@@ -8,7 +8,7 @@
 /* ---- Answers of the server's own ------------------------------------------------------------- */
 
 /* The response becomes the server's: who still owes can no longer write, and is told. */
-void exchange_replace(struct exchange *x, unsigned status, const char *detail)
+static COLD void exchange_replace(struct exchange *x, unsigned status, const char *detail)
 {
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
@@ -98,7 +98,7 @@ static void run_on_response(struct exchange *x)
     }
 }
 
-static void send_response(struct exchange *x, bool final)
+static HOT void send_response(struct exchange *x, bool final)
 {
     const char *why = NULL;
     x->flush = false;
@@ -126,7 +126,7 @@ static void send_response(struct exchange *x, bool final)
    to leave. */
 static void flush_for_waiting(struct exchange *x)
 {
-    if (x->state != CHAIN_LATER || x->flush ||
+    if (LIKELY(x->state != CHAIN_LATER) || x->flush ||
         x->request.response.body.bytes <= x->chain->http->limits.send_bytes / 2)
         return;
     for (unsigned i = 0; i < x->nhandles; i++)
@@ -134,7 +134,7 @@ static void flush_for_waiting(struct exchange *x)
             x->flush = true;
 }
 
-void exchange_run_response(struct exchange *x)
+HOT void exchange_run_response(struct exchange *x)
 {
     if (x->over || x->response_state == RESPONSE_SEALED || x->cut_why || x->answer_status)
         return; /* what is due is done first: `again` is set */
@@ -146,7 +146,7 @@ void exchange_run_response(struct exchange *x)
     run_on_response(x);
     if (x->response_state != RESPONSE_OPEN || x->over || x->cut_why || x->answer_status)
         return;
-    if (x->flush && (x->request.response.body.bytes || !x->request.response.head_sent))
+    if (UNLIKELY(x->flush) && (x->request.response.body.bytes || !x->request.response.head_sent))
         send_response(x, false);
     if (x->state == CHAIN_ENDED && !x->over)
         send_response(x, true);

@@ -171,7 +171,8 @@ void exchange_run_chain(struct exchange *x);
 unsigned exchange_call(struct exchange *x, struct handle *h, enum role role, graft_handler *fn,
                        const char *where);
 graft_next exchange_checked(struct handle *h, const char *where, unsigned next);
-void exchange_fail(struct exchange *x, struct handle *h, const char *where); /* 500, or a cut */
+COLD void exchange_fail(struct exchange *x, struct handle *h,
+                        const char *where); /* 500, or a cut */
 /* An answer of a LATER handler or middleware was taken; `how` as it was given. */
 void exchange_answered(struct exchange *x, struct handle *h, enum role role, unsigned how);
 void exchange_take_answers(struct exchange *x); /* those that were given on this thread */
@@ -179,20 +180,20 @@ void exchange_take_answers(struct exchange *x); /* those that were given on this
 /* chain_response.c */
 void exchange_run_response(struct exchange *x);
 void exchange_response_result(struct exchange *x, struct handle *h, unsigned next);
-void exchange_answer_now(struct exchange *x); /* what exchange_answer has marked */
+COLD void exchange_answer_now(struct exchange *x); /* what exchange_answer has marked */
 
 /* chain_end.c */
-void exchange_response_over(struct exchange *x);        /* it is in the kernel */
-void exchange_cut(struct exchange *x, const char *why); /* over, unfinished; session is gone */
-void exchange_cut_now(struct exchange *x);              /* what cut_why has marked */
+void exchange_response_over(struct exchange *x);             /* it is in the kernel */
+COLD void exchange_cut(struct exchange *x, const char *why); /* over, unfinished; session is gone */
+COLD void exchange_cut_now(struct exchange *x);              /* what cut_why has marked */
 bool exchange_wants_abort(const struct exchange *x, const struct handle *h);
 bool exchange_is_quiet(const struct exchange *x); /* nothing is owed, nothing runs */
 bool exchange_finish(struct exchange *x); /* on_finish; false: a GRAFT_SERIAL plugin is busy */
 void exchange_release(struct exchange *x);
 const char *exchange_waits_for(const struct exchange *x);
 struct handle *exchange_culprit(const struct exchange *x); /* where the chain stands; or NULL */
-void exchange_log(struct exchange *x, struct handle *h, enum log_level level, const char *event,
-                  const char *why);
+COLD void exchange_log(struct exchange *x, struct handle *h, enum log_level level,
+                       const char *event, const char *why);
 void exchange_log_access(struct exchange *x);
 
 /* host_response.c */

@@ -80,8 +80,8 @@ static void find_nothing(const struct generation_impl *impl, const struct head *
     out->pattern = NULL;
 }
 
-void generation_find(const struct generation *g, const struct head *head,
-                     const struct target *target, struct choice *out)
+HOT void generation_find(const struct generation *g, const struct head *head,
+                         const struct target *target, struct choice *out)
 {
     HOT_CHECK(g, GENERATION_MAGIC);
     const struct generation_impl *impl = g->impl;

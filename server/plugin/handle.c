@@ -73,9 +73,9 @@ int handle_prepare(struct chain *c)
     return 0;
 }
 
-struct handle *handle_new(struct chain *c)
+HOT struct handle *handle_new(struct chain *c)
 {
-    if (list_empty(&c->handles)) {
+    if (UNLIKELY(list_empty(&c->handles))) {
         if (c->nresting > HANDLES_REST) {
             c->nresting--;
             return list_entry(list_pop(&c->resting), struct handle, node);
@@ -86,7 +86,7 @@ struct handle *handle_new(struct chain *c)
     return list_entry(list_pop(&c->handles), struct handle, node);
 }
 
-void handle_free(struct handle *h)
+HOT void handle_free(struct handle *h)
 {
     HOT_CHECK(h, HANDLE_MAGIC);
     struct chain *c = h->chain;
@@ -95,7 +95,7 @@ void handle_free(struct handle *h)
     h->on_writable = NULL;
     h->scratch = NULL;
     h->abort_due = h->aborted = h->writable_due = h->blocked = false;
-    if (h->was_later) {
+    if (UNLIKELY(h->was_later)) {
         h->was_later = false;
         c->nresting++;
         list_add_tail(&c->resting, &h->node);
@@ -113,14 +113,14 @@ static unsigned how_of(uint32_t owed)
 
 /* An answer that was given off the worker and is of no use: its message must come home before the
    handle may rest. */
-static void await_stray(struct handle *h, enum role role)
+static COLD void await_stray(struct handle *h, enum role role)
 {
     h->stray[role] = true;
     h->was_later = true;
     h->outstanding++;
 }
 
-unsigned handle_close(struct handle *h, enum role role)
+HOT unsigned handle_close(struct handle *h, enum role role)
 {
     uint32_t was = atomic_exchange_explicit(&h->owed[role], OWED_NOTHING, memory_order_acq_rel);
     if ((was & OWED_STATE) != OWED_TAKEN)

@@ -67,17 +67,17 @@ bool handle_enter_serial(struct handle *h, struct serial *s);
 static inline bool handle_enter(struct handle *h)
 {
     struct serial *s = h->version->serial;
-    return !s || handle_enter_serial(h, s);
+    return LIKELY(!s) || handle_enter_serial(h, s);
 }
 bool handle_try_enter(struct handle *h); /* without parking */
 static inline void handle_leave(struct handle *h)
 {
-    if (h->version->serial)
+    if (UNLIKELY(h->version->serial != NULL))
         serial_leave(h->version->serial);
 }
 
 /* Logs that the plugin of this handle broke the contract. [any] */
-void handle_misuse(const struct handle *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
+COLD void handle_misuse(const struct handle *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Plugin code begins and ends on this worker: for naming a callback that does not return. */
 static inline void handle_doing(struct handle *h, const char *callback, uint64_t since_us)

@@ -6,7 +6,7 @@
 
 static const graft_str absent = { NULL, 0 };
 
-struct exchange *host_exchange(const graft_req *req, const char *function)
+HOT struct exchange *host_exchange(const graft_req *req, const char *function)
 {
     struct handle *h = handle_of(req);
 #ifdef GRAFT_CHECKS

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 /* The exchange whose response this plugin may change now, or NULL. */
-static struct exchange *open_response(graft_req *req, const char *function)
+static HOT struct exchange *open_response(graft_req *req, const char *function)
 {
     struct exchange *x = host_exchange(req, function);
     return x && exchange_is_writable(x, handle_of(req)) ? x : NULL;
@@ -21,7 +21,7 @@ bool exchange_is_writable(const struct exchange *x, const struct handle *h)
 }
 
 /* graft_send_file, graft_text and so on with a status that is none: the plugin is to blame. */
-static void blame(struct exchange *x, struct handle *h, const char *what, int code)
+static COLD void blame(struct exchange *x, struct handle *h, const char *what, int code)
 {
     handle_misuse(h, "%s: status %d is not within 200..599", what, code);
     if (!x->request.response.head_sent)
@@ -92,7 +92,7 @@ static int taken(struct exchange *x, struct handle *h, uint64_t len)
     return 1;
 }
 
-static int write_copy(struct exchange *x, struct handle *h, const void *data, size_t len)
+static HOT int write_copy(struct exchange *x, struct handle *h, const void *data, size_t len)
 {
     struct request *r = &x->request;
     if (len == 0)
@@ -171,8 +171,8 @@ static int host_flush(graft_req *req)
 }
 
 /* graft_text and its like: replaces what has not left. */
-static graft_next whole(graft_req *req, int code, struct str type, const char *data, size_t len,
-                        const char *function)
+static HOT graft_next whole(graft_req *req, int code, struct str type, const char *data, size_t len,
+                            const char *function)
 {
     struct exchange *x = open_response(req, function);
     if (!x)
@@ -196,7 +196,7 @@ static graft_next whole(graft_req *req, int code, struct str type, const char *d
     return GRAFT_DONE;
 }
 
-static graft_next host_text(graft_req *req, int code, const char *text)
+static HOT graft_next host_text(graft_req *req, int code, const char *text)
 {
     return whole(req, code, CONTENT_TYPE("text/plain; charset=utf-8"), text,
                  text ? strlen(text) : 0, "graft_text");

@@ -171,8 +171,8 @@ static void take_functions(struct descriptor *to, struct descriptor *from)
 
 static int describe(struct version *v, struct err *err)
 {
-    const void *exported;
-    size_t size;
+    const void *exported = NULL;
+    size_t size = 0;
     struct descriptor mine;
     if (descriptor_find(v->dl, &exported, &size, err) != 0 ||
         descriptor_copy(exported, size, &mine, err) != 0)

@@ -184,6 +184,28 @@ TEST(host_is_there_once)
     done();
 }
 
+/* The parser remembers the last sound Host: no other may pass for it. */
+TEST(a_host_after_a_sound_one)
+{
+    char text[200];
+    for (int twice = 0; twice < 2; twice++)
+        ok(equal(good("GET / HTTP/1.1\r\nHost: sound.org\r\n\r\n").host, "sound.org"));
+    refused(400, "GET / HTTP/1.1\r\nHost: sound org\r\n\r\n");
+    refused(400, "GET / HTTP/1.1\r\nHost: sound.org/\r\n\r\n");
+    refused(400, "GET / HTTP/1.1\r\nHost: sound.or/\r\n\r\n");
+    ok(equal(good("GET / HTTP/1.1\r\nHost: sound\r\n\r\n").host, "sound"));
+    for (int len = 63; len <= 66; len++) /* around what it has room for */
+        for (int sound = 1; sound >= 0; sound--) {
+            snprintf(text, sizeof text, "GET / HTTP/1.1\r\nHost: %0*d%s\r\n\r\n", len - 1, 0,
+                     sound ? "a" : "/");
+            if (sound)
+                is(good(text).host.len, (size_t)len);
+            else
+                refused(400, text);
+        }
+    done();
+}
+
 TEST(hosts)
 {
     static const char *const sound[] = { "",          "a",
