@@ -392,7 +392,9 @@ static int judge_target(struct head *out, struct head_verdict *v)
 /* head_host_ok for a Host field: looks no closer at one that was just found to be sound. */
 static bool host_ok(struct head_parser *p, struct str host)
 {
-    if (host.len > 0 && host.len == p->host_len && bytes_eq(host.ptr, p->host, host.len))
+    if (host.len == 0) /* HTTP/1.0 without one, or an empty one */
+        return true;
+    if (host.len == p->host_len && bytes_eq(host.ptr, p->host, host.len))
         return true;
     if (!head_host_ok(host))
         return false;
