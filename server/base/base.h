@@ -28,6 +28,8 @@
 #define COLD __attribute__((cold))
 /* And for what every request runs, so that it lies together. */
 #define HOT                 __attribute__((hot))
+/* What few requests need is called where it is needed, and does not lie amid what all run. */
+#define NOINLINE __attribute__((noinline))
 #define LIKELY(condition)   __builtin_expect(!!(condition), 1)
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 

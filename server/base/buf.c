@@ -9,7 +9,7 @@
 
 #define BUF_MIN 256u
 
-int buf_reserve(struct buf *b, size_t extra)
+NOINLINE int buf_reserve(struct buf *b, size_t extra)
 {
     if (extra >= SIZE_MAX - b->len)
         return -1;
@@ -28,7 +28,7 @@ int buf_reserve(struct buf *b, size_t extra)
     return 0;
 }
 
-int buf_add(struct buf *b, const void *data, size_t len)
+NOINLINE int buf_add(struct buf *b, const void *data, size_t len)
 {
     if (buf_reserve(b, len) != 0)
         return -1;
@@ -83,7 +83,7 @@ void buf_consume(struct buf *b, size_t len)
     b->data[b->len] = '\0';
 }
 
-void buf_fini(struct buf *b)
+NOINLINE void buf_fini(struct buf *b)
 {
     free(b->data);
     *b = (struct buf){ 0 };

@@ -7,6 +7,28 @@ static unsigned char lower(char c)
     return u >= 'A' && u <= 'Z' ? (unsigned char)(u + ('a' - 'A')) : u;
 }
 
+NOINLINE HOT char *bytes_copy(char *to, const char *from, size_t len)
+{
+    char *end = to + len;
+    if (len >= 16) {
+        if (UNLIKELY(len > 256))
+            return (char *)memcpy(to, from, len) + len;
+        for (; end - to > 16; to += 16, from += 16)
+            memcpy(to, from, 16);
+        memcpy(end - 16, from + (end - to) - 16, 16); /* may overlap what was copied */
+    } else if (len >= 8) {
+        uint64_t first, last;
+        memcpy(&first, from, 8);
+        memcpy(&last, from + len - 8, 8);
+        memcpy(to, &first, 8);
+        memcpy(end - 8, &last, 8);
+    } else {
+        while (to < end)
+            *to++ = *from++;
+    }
+    return end;
+}
+
 bool str_case_eq_slow(struct str a, struct str b)
 {
     for (size_t i = 0; i < a.len; i++) {

@@ -6,6 +6,10 @@
 
 #include <string.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 struct str {
     const char *ptr;
     size_t len;
@@ -50,6 +54,27 @@ static inline bool bytes_eq(const char *a, const char *b, size_t len)
         if (a[i] != b[i])
             return false;
     return true;
+}
+
+/* memcpy() that answers the end of the copy, for the short pieces that heads are made of: libc's
+   has its way of copying to choose first, and is far from here. */
+char *bytes_copy(char *to, const char *from, size_t len);
+
+/* memchr() without a call, for what is not far. */
+static inline const char *bytes_find(const char *at, const char *end, char c)
+{
+#ifdef __SSE2__
+    const __m128i want = _mm_set1_epi8(c);
+    for (; end - at >= 16; at += 16) {
+        unsigned found =
+            (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const void *)at), want));
+        if (found)
+            return at + __builtin_ctz(found);
+    }
+#endif
+    while (at < end && *at != c)
+        at++;
+    return at < end ? at : NULL;
 }
 
 static inline bool str_eq(struct str a, struct str b)

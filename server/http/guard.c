@@ -51,7 +51,7 @@ static COLD enum step bad(struct scan *s, unsigned status, const char *why)
 }
 
 /* All that is there was looked at: where and as what to go on when more has come. */
-static enum step wait_at(struct scan *s, size_t at, unsigned state)
+static COLD enum step wait_at(struct scan *s, size_t at, unsigned state)
 {
     s->g->scanned = at;
     s->g->state = state;
@@ -264,7 +264,7 @@ static HOT inline enum step scan_method(struct scan *s, size_t at)
 static inline enum step scan_start(struct scan *s, size_t at)
 {
     struct guard *g = s->g;
-    while (at < s->end && s->data[at] == '\r') {
+    while (UNLIKELY(at < s->end && s->data[at] == '\r')) {
         if (s->end - at < 2)
             return wait_at(s, at, AT_START);
         if (s->data[at + 1] != '\n')
@@ -286,7 +286,7 @@ static inline enum step scan_start(struct scan *s, size_t at)
     return scan_method(s, at);
 }
 
-static enum step resume(struct scan *s)
+static COLD enum step resume(struct scan *s)
 {
     size_t at = s->g->scanned;
     switch (s->g->state) {
@@ -329,7 +329,7 @@ HOT enum guard_result guard_scan(struct guard *g, const struct guard_limits *lim
     struct scan s = { .g = g, .lim = lim, .v = v, .data = data, .len = len };
     *v = (struct guard_verdict){ 0 };
     set_end(&s);
-    enum step step = resume(&s);
+    enum step step = LIKELY(g->state == AT_START) ? scan_start(&s, g->scanned) : resume(&s);
     while (step == STEP_LINE)
         step = scan_line(&s, g->scanned);
     if (step == STEP_BAD)

@@ -193,17 +193,18 @@ static HOT int on_whole(htparser *htp)
 /* The guard's promise, looked at once more because all that follows leans on it. */
 static bool split_request_line(struct head_parser *p, struct head *out)
 {
-    const char *end = memchr(p->copy, '\n', p->len);
-    const char *first = end ? memchr(p->copy, ' ', (size_t)(end - p->copy)) : NULL;
+    const char *end = bytes_find(p->copy, p->copy + p->len, '\n');
+    const char *first = end ? bytes_find(p->copy, end, ' ') : NULL;
     if (!first || end - first < 12) /* SP target SP HTTP/1.x CR */
         return false;
     const char *version = end - 9;
     if (memcmp(version, "HTTP/1.", 7) != 0 || version[-1] != ' ' || version[8] != '\r')
         return false;
     p->line_method = (struct str){ p->copy, (size_t)(first - p->copy) };
-    p->line_target = (struct str){ first + 1, (size_t)(version - 1 - (first + 1)) };
+    struct str target = { first + 1, (size_t)(version - 1 - (first + 1)) };
+    p->line_target = target;
     p->cursor = (size_t)(end + 1 - p->copy);
-    out->target = p->line_target;
+    out->target = target;
     out->minor = version[7] == '1';
     return p->len >= 4 && memcmp(p->copy + p->len - 4, "\r\n\r\n", 4) == 0;
 }
@@ -274,7 +275,7 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
     p->copy = arena_alloc(a, len);
     if (!p->copy)
         return refuse(v, 500, "no memory for a request head");
-    memcpy((char *)p->copy, data, len);
+    bytes_copy((char *)p->copy, data, len);
     p->len = len;
     start_over(p, 0);
     if (!split_request_line(p, out))
@@ -346,7 +347,7 @@ static size_t reg_name(struct str s)
     }
 }
 
-bool head_host_ok(struct str host)
+NOINLINE bool head_host_ok(struct str host)
 {
     size_t len;
     if (host.len == 0)
@@ -469,7 +470,7 @@ HOT int head_parse(struct head_parser *p, struct arena *a, const char *data, siz
                    struct head *out, struct head_verdict *v)
 {
     HOT_CHECK(p, HEAD_PARSER_MAGIC);
-    *out = (struct head){ 0 };
+    out->host = (struct str){ NULL, 0 }; /* all else is set below, if it is sound */
     *v = (struct head_verdict){ 0 };
     if (tokenize(p, a, data, len, out, v) || judge_host(p, out, v) || judge_target(out, v) ||
         judge_framing(p, out, v))

@@ -73,7 +73,8 @@ struct request {
     char *body_fixed;     /* a small body of known length, in the arena */
     struct buf body_heap; /* any other that is buffered */
 
-    struct response response;
+    /* Aligned, as what is cleared for each request sixteen bytes at a time. */
+    _Alignas(16) struct response response;
     _Alignas(16) char first_block[REQUEST_FIRST_BLOCK];
 };
 

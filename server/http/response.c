@@ -28,13 +28,8 @@ HOT const char *http_lines(struct http *h)
     return h->lines;
 }
 
-static char *put(char *at, const void *data, size_t len)
-{
-    memcpy(at, data, len);
-    return at + len;
-}
-
-#define PUT(at, literal) put(at, "" literal, sizeof(literal) - 1)
+#define PUT(at, literal)                                                                           \
+    ((char *)memcpy((at), "" literal, sizeof(literal) - 1) + sizeof(literal) - 1)
 
 static char *put_number(char *at, uint64_t n)
 {
@@ -88,7 +83,7 @@ static HOT char *put_head(char *at, const struct request *r, bool final)
     size_t len;
     const char *line = status_line(p->status, &len);
     if (LIKELY(line != NULL)) {
-        at = put(at, line, len);
+        at = bytes_copy(at, line, len);
     } else {
         at = PUT(at, "HTTP/1.1 ");
         at = put_number(at, p->status);
@@ -101,11 +96,11 @@ static HOT char *put_head(char *at, const struct request *r, bool final)
             continue; /* those two are said below, by what they mean */
         server = server && f->owner != FIELD_SERVER;
         date = date && f->owner != FIELD_DATE;
-        at = put(at, f->name.ptr, f->name.len + f->value.len + 4); /* stored as one line */
+        at = bytes_copy(at, f->name.ptr, f->name.len + f->value.len + 4); /* stored as one line */
     }
     const char *lines = http_lines(h);
-    at = put(at, server ? lines : lines + h->server_len,
-             (server ? h->server_len : 0) + (date ? DATE_LEN : 0));
+    at = bytes_copy(at, server ? lines : lines + h->server_len,
+                    (server ? h->server_len : 0) + (date ? DATE_LEN : 0));
     at = put_framing(at, r, final);
     if (UNLIKELY(!keeps_alive(r)))
         at = PUT(at, "Connection: close\r\n");
@@ -212,7 +207,7 @@ static int enqueue_body(struct request *r, bool framed)
 
 /* Puts the head, if it has not left, and what is in p->body, framed, into the queue. On -1 the
    connection must be cut: half of it may be there. */
-static int enqueue(struct request *r, bool final)
+static NOINLINE int enqueue(struct request *r, bool final)
 {
     struct response *p = &r->response;
     bool framed = p->chunked && !p->bodyless;

@@ -319,7 +319,7 @@ HOT bool router_find(const struct router *r, struct str method, unsigned method_
     return found != NULL;
 }
 
-struct str router_param_value(struct arena *a, const struct target *t,
+NOINLINE struct str router_param_value(struct arena *a, const struct target *t,
                               const struct router_param_ref *p)
 {
     if (p->segment >= t->nsegments)

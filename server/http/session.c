@@ -169,6 +169,16 @@ static COLD void refuse(struct session *s, unsigned status, const char *why, str
         conn_close(&s->conn, false, true);
 }
 
+static NOINLINE void end_after(struct session *s, const struct request *r)
+{
+    struct http *h = s->http;
+    bool plain = !r->head.keep_alive && r->body_complete && !h->closing && session_view(s).len == 0;
+    if (plain || s->eof)
+        conn_close(&s->conn, false, !s->eof);
+    else
+        conn_linger(&s->conn, h->closing ? DRAIN_LINGER_MS : LINGER_MS);
+}
+
 /* The response is in the kernel: on to the next request, or to the end of the connection. */
 static void response_over(struct session *s, struct request *r)
 {
@@ -177,12 +187,7 @@ static void response_over(struct session *s, struct request *r)
     bool keep = r->head.keep_alive && !r->response.close && r->body_complete && !last;
     let_go(s);
     if (UNLIKELY(!keep)) {
-        bool plain =
-            !r->head.keep_alive && r->body_complete && !h->closing && session_view(s).len == 0;
-        if (plain || s->eof)
-            conn_close(&s->conn, false, !s->eof);
-        else
-            conn_linger(&s->conn, h->closing ? DRAIN_LINGER_MS : LINGER_MS);
+        end_after(s, r);
         return;
     }
     if (!s->busy && list_empty(&s->resume)) {
@@ -205,7 +210,7 @@ static bool client_takes(struct session *s)
     return fewer;
 }
 
-static void write_deadline(struct session *s)
+static NOINLINE void write_deadline(struct session *s)
 {
     client_takes(s);
     conn_deadline(&s->conn, CONN_WRITE_TIMEOUT, clock_ms() + s->http->timeouts_ms.write);
@@ -228,13 +233,10 @@ HOT bool session_sent(struct session *s, struct request *r)
 
 /* ---- Heads ----------------------------------------------------------------------------------- */
 
-static HOT void settings(struct http *h)
+static NOINLINE void settings(struct http *h)
 {
-    unsigned number;
-    const struct config *c = h->app->config(h->arg, &number);
-    if (LIKELY(number == h->config_number))
-        return;
-    h->config_number = number;
+    const struct config *c = h->app->config(h->arg);
+    h->config_number = h->conns.loop->config_number;
     h->log_access = c->log_access;
     h->guard = (struct guard_limits){ c->limits.head_bytes, c->limits.field_bytes,
                                       c->limits.target_bytes, (unsigned)c->limits.headers };
@@ -279,7 +281,8 @@ static void begin(struct session *s, struct str head)
 static bool next_head(struct session *s)
 {
     struct http *h = s->http;
-    settings(h);
+    if (UNLIKELY(h->config_number != h->conns.loop->config_number))
+        settings(h);
     struct str in = session_view(s);
     struct guard_verdict v;
     switch (guard_scan(&s->guard, &h->guard, in.ptr, in.len, &v)) {
@@ -300,7 +303,7 @@ static bool next_head(struct session *s)
 
 /* ---- The turn of a session ------------------------------------------------------------------- */
 
-static void later(struct session *s)
+static NOINLINE void later(struct session *s)
 {
     struct http *h = s->http;
     list_add_tail(&h->later, &s->resume);
@@ -399,7 +402,7 @@ HOT bool session_ends_with(const struct session *s, const struct request *r)
 static HOT void on_readable(struct conn *c)
 {
     struct session *s = session_of(c);
-    s->http->now_us = clock_us();
+    s->http->now_us = loop_now_us(c->all->loop);
     s->answered = 0;
     ssize_t n = read_more(s);
     if (n == -1)
@@ -425,7 +428,7 @@ static HOT void on_readable(struct conn *c)
 static void on_hangup(struct conn *c)
 {
     struct session *s = session_of(c);
-    s->http->now_us = clock_us();
+    s->http->now_us = loop_clock_us(s->http->conns.loop);
     if (s->request) /* what came before the FIN is read, and the FIN, if that is not the end */
         s->http->app->gone(s->request);
 }
@@ -438,7 +441,7 @@ static void on_sent(struct conn *c)
         write_deadline(s);
     if (!r || s->flushing)
         return;
-    s->http->now_us = clock_us();
+    s->http->now_us = loop_clock_us(s->http->conns.loop);
     if (session_sent(s, r))
         s->http->app->over(r);
     else
@@ -460,7 +463,7 @@ static void on_timeout(struct conn *c, enum conn_timeout which)
 {
     struct session *s = session_of(c);
     struct http *h = s->http;
-    h->now_us = clock_us();
+    h->now_us = loop_clock_us(h->conns.loop);
     if (which == CONN_WRITE_TIMEOUT && client_takes(s))
         write_deadline(s);
     else if (which == CONN_WRITE_TIMEOUT)
@@ -543,7 +546,7 @@ bool http_step(struct http *h)
 {
     if (list_empty(&h->resume))
         return false;
-    h->now_us = clock_us();
+    h->now_us = loop_clock_us(h->conns.loop);
     struct list *n;
     while ((n = list_pop(&h->resume)))
         session_input(list_entry(n, struct session, resume));
@@ -608,7 +611,7 @@ bool http_is_quiet(struct http *h)
 
 static void end_idle(struct http *h, bool all)
 {
-    h->now_us = clock_us();
+    h->now_us = loop_clock_us(h->conns.loop);
     list_each_safe (n, &h->conns.open) {
         struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
         if (s->request || !conn_is_open(&s->conn) || s->in.len > s->in_at)

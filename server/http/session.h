@@ -27,9 +27,9 @@ struct http_app {
     void (*over)(struct request *r); /* the response is in the kernel; session is NULL */
     void (*cut)(struct request *r, const char *why); /* will never be; session is NULL */
     void (*gone)(struct request *r); /* the client's FIN: cut, unless the response is done */
-    /* The configuration in force for this worker, and a number that no other one had: the settings
-       of the next request. */
-    const struct config *(*config)(void *arg, unsigned *number);
+    /* The configuration in force for this worker: asked for when the loop's config_number has
+       changed. */
+    const struct config *(*config)(void *arg);
 };
 
 /* All sessions of one worker and what they share. */

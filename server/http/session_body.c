@@ -101,7 +101,7 @@ static void body_length(struct session *s, struct request *r)
 }
 
 /* Takes from the input what belongs to the body. False: nothing can be taken now. */
-bool session_body_feed(struct session *s, struct request *r)
+NOINLINE bool session_body_feed(struct session *s, struct request *r)
 {
     bool wanted = r->body_mode != BODY_UNWANTED || r->body_discard;
     if (r->body_complete || r->body_dead || !wanted || (r->body_paused && !r->body_discard) ||
@@ -116,7 +116,7 @@ bool session_body_feed(struct session *s, struct request *r)
     return true;
 }
 
-void session_discard_available(struct session *s, struct request *r)
+NOINLINE void session_discard_available(struct session *s, struct request *r)
 {
     r->body_discard = true;
     while (s->request == r && session_body_feed(s, r))

@@ -42,7 +42,7 @@ static short hangup_events(uint8_t mask)
 }
 
 /* Gives libevent the mask that our wishes come to; nothing when it has it already. */
-static void apply(struct conn *c)
+static NOINLINE void apply(struct conn *c)
 {
     uint8_t mask = (uint8_t)(c->want_read ? WANT_READ : c->hung_up ? 0 : WANT_HANGUP);
     if (c->write_blocked)
@@ -162,7 +162,7 @@ static void linger_begin(struct conn *c)
     apply(c);
 }
 
-void conn_flush(struct conn *c)
+NOINLINE void conn_flush(struct conn *c)
 {
     if (c->state == CONN_CLOSED)
         return;
@@ -252,7 +252,7 @@ void conn_expired(struct wheel_timer *t, uint64_t now_ms)
         arm(c);
 }
 
-void conn_linger(struct conn *c, unsigned ms)
+NOINLINE void conn_linger(struct conn *c, unsigned ms)
 {
     if (c->state != CONN_OPEN)
         return;
@@ -283,7 +283,7 @@ static void linger_enough(struct conn *c)
 }
 
 /* Input of a lingering connection goes nowhere; its end, or enough of it, closes. */
-static void linger_read(struct conn *c)
+static NOINLINE void linger_read(struct conn *c)
 {
     char sink[16384];
     for (int turn = 0; turn < 4; turn++) {
@@ -302,7 +302,7 @@ static void linger_read(struct conn *c)
     }
 }
 
-void conn_close(struct conn *c, bool reset, bool by_us)
+NOINLINE void conn_close(struct conn *c, bool reset, bool by_us)
 {
     if (c->state == CONN_CLOSED)
         return;

@@ -40,6 +40,20 @@ void loop_mark(struct loop *l)
         event_active(&l->step_event, 0, 0);
 }
 
+/* Comes behind all that is ready in this turn. */
+static void on_turn_over(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct loop *l = arg;
+    l->turn_us = 0;
+}
+
+NOINLINE void loop_turn_begins(struct loop *l)
+{
+    l->turn_us = clock_us();
+    event_active(&l->turn_event, 0, 0);
+}
+
 /* The wheel turns only while something is on it. */
 static void tick_arm(struct loop *l)
 {
@@ -92,6 +106,7 @@ int loop_attach(struct loop *l, struct event_base *base)
     event_assign(&l->tick_event, base, -1, 0, on_tick, l);
     event_assign(&l->step_event, base, -1, 0, on_step, l);
     event_assign(&l->beat_event, base, -1, 0, on_beat, l);
+    event_assign(&l->turn_event, base, -1, 0, on_turn_over, l);
     if (event_add(&l->inbox_event, NULL) != 0)
         return -1;
     on_beat(-1, 0, l);

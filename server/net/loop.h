@@ -55,10 +55,12 @@ struct loop {
     struct inbox inbox;
     struct wheel wheel;
     struct generation *generation; /* what new requests here are given; see plugin/adopt.h */
+    unsigned config_number;        /* of its configuration: of no other one; 0 before the first */
     struct loop_doing doing;
     struct loop_stats stats;
-    struct event inbox_event, tick_event, beat_event;
+    struct event inbox_event, tick_event, beat_event, turn_event;
     bool tick_set;
+    uint64_t turn_us; /* the clock as last read in this turn of the loop; 0: not yet */
     uint64_t beat_due_us;
     void (*expired)(struct wheel_timer *t, void *arg); /* the wheel's, given by the worker */
     void *expired_arg;
@@ -96,6 +98,27 @@ static inline void loop_leave(struct loop *l)
 void loop_mark(struct loop *l);
 
 void loop_timer(struct loop *l, struct wheel_timer *t, uint64_t deadline_ms);
+
+/*
+ * The time. Reading the clock is a twentieth of what a plain request costs, and the connections
+ * that are ready in one turn of the loop are served one after the other: the time at which one was
+ * done with is when the next begins. So loop_now_us reads the clock once a turn, and else answers
+ * what loop_clock_us, which always reads it, has last told; who has let plugin code run reads it.
+ */
+void loop_turn_begins(struct loop *l);
+static inline uint64_t loop_clock_us(struct loop *l)
+{
+    uint64_t now = clock_us();
+    if (LIKELY(l->turn_us))
+        l->turn_us = now;
+    return now;
+}
+static inline uint64_t loop_now_us(struct loop *l)
+{
+    if (UNLIKELY(!l->turn_us))
+        loop_turn_begins(l);
+    return l->turn_us;
+}
 
 static inline void loop_post(struct loop *l, struct msg *m)
 {

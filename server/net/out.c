@@ -81,7 +81,7 @@ HOT int out_copy(struct outq *q, struct arena *arena, const void *data, size_t l
     char *to = out_room(q, arena, len);
     if (!to)
         return -1;
-    memcpy(to, data, len);
+    bytes_copy(to, data, len);
     out_commit(q, len);
     return 0;
 }
@@ -110,7 +110,7 @@ int out_file(struct outq *q, int fd, int64_t offset, uint64_t len)
     return 0;
 }
 
-void out_append(struct outq *to, struct outq *from)
+NOINLINE void out_append(struct outq *to, struct outq *from)
 {
     if (!from->first)
         return;
@@ -149,8 +149,7 @@ HOT void out_gather(const struct outq *q, char *to)
 {
     for (const struct seg *s = q->first; s; s = s->next) {
         if (s->len)
-            memcpy(to, s->ptr, (size_t)s->len);
-        to += s->len;
+            to = bytes_copy(to, s->ptr, (size_t)s->len);
     }
 }
 

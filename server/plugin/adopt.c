@@ -112,6 +112,7 @@ static void adopt_taken(struct msg *m)
     struct node *node = container_of(m, struct node, msg);
     ON_LOOP(node->loop);
     node->loop->generation = node->adoption->generation;
+    node->loop->config_number = node->adoption->generation->number;
     answer(node, adopt_answered);
 }
 

@@ -54,8 +54,8 @@ void exchange_answer(struct exchange *x, unsigned status, const char *why)
 
 /* ---- What plugins are told ------------------------------------------------------------------- */
 
-static void notify(struct handle *h, bool *due, void (*fn)(graft_req *, void *), void *arg,
-                   const char *name)
+static NOINLINE void notify(struct handle *h, bool *due, void (*fn)(graft_req *, void *), void *arg,
+                            const char *name)
 {
     if (!*due || !handle_enter(h))
         return;
@@ -69,7 +69,7 @@ static void notify(struct handle *h, bool *due, void (*fn)(graft_req *, void *),
 
 /* Who waited for room has it. A client that takes all at once, or one of HEAD to whom nothing goes,
    must not keep the loop at one stream: on_writable is called once in a turn. */
-static void look_writable(struct exchange *x, struct handle *h)
+static NOINLINE void look_writable(struct exchange *x, struct handle *h)
 {
     if (x->told) {
         later(x);
@@ -106,7 +106,7 @@ static void run_notices(struct exchange *x)
 
 /* timeouts_ms.handler runs while it is not the client's body that is waited for; once more for an
    on_response that is LATER on the 504. */
-static void set_deadline(struct exchange *x)
+static NOINLINE void set_deadline(struct exchange *x)
 {
     struct chain *c = x->chain;
     const struct request *r = &x->request;
@@ -131,7 +131,7 @@ void chain_expired(struct wheel_timer *t, uint64_t now_ms)
     (void)now_ms;
     struct exchange *x = container_of(t, struct exchange, deadline);
     CHECK(x, EXCHANGE_MAGIC);
-    x->chain->http->now_us = clock_us();
+    x->chain->http->now_us = loop_clock_us(x->chain->loop);
     x->timed_out = true;
     if (x->user_deadline)
         x->user_deadline_ms = 0;
@@ -155,6 +155,7 @@ static void settle(struct exchange *x)
     }
     suspended_add(x, exchange_waits_for(x));
     set_deadline(x);
+    loop_clock_us(x->chain->loop); /* its plugins may have taken long */
 }
 
 HOT void exchange_run(struct exchange *x)
@@ -193,7 +194,7 @@ bool chain_step(struct chain *c)
 {
     if (list_empty(&c->ready))
         return false;
-    c->http->now_us = clock_us();
+    c->http->now_us = loop_clock_us(c->loop);
     struct list *n;
     while ((n = list_pop(&c->ready)))
         exchange_run(list_entry(n, struct exchange, ready));

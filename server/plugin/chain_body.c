@@ -94,7 +94,7 @@ void exchange_body_piece(struct exchange *x, struct str piece)
     exchange_run(x);
 }
 
-void exchange_run_body(struct exchange *x)
+NOINLINE void exchange_run_body(struct exchange *x)
 {
     struct request *r = &x->request;
     while (x->on_body && !unwanted(x) && !x->body_user_pause) {

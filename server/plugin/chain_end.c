@@ -43,7 +43,7 @@ struct handle *exchange_culprit(const struct exchange *x)
     return x->at < x->nlinks ? x->by_link[x->at] : NULL;
 }
 
-void exchange_log_access(struct exchange *x)
+NOINLINE void exchange_log_access(struct exchange *x)
 {
     const struct request *r = &x->request;
     struct log_line l;
@@ -92,7 +92,7 @@ static HOT void count(struct exchange *x, unsigned status_class)
 HOT void exchange_response_over(struct exchange *x)
 {
     x->over = true;
-    x->over_us = clock_us();
+    x->over_us = loop_clock_us(x->chain->loop);
     x->response_state = RESPONSE_SEALED;
     count(x, x->request.response.status / 100);
 }
@@ -113,7 +113,7 @@ void exchange_cut(struct exchange *x, const char *why)
             handle_misuse(exchange_culprit(x), "%s", why);
     }
     x->over = x->cut = true;
-    x->over_us = clock_us();
+    x->over_us = loop_clock_us(x->chain->loop);
     x->response_state = RESPONSE_SEALED;
     count(x, 0);
     exchange_log(x, exchange_culprit(x), LOG_DEBUG, "cut", why);
@@ -153,6 +153,19 @@ HOT bool exchange_is_quiet(const struct exchange *x)
     return true;
 }
 
+/* False: a GRAFT_SERIAL plugin is busy. */
+static NOINLINE bool call_on_finish(struct handle *h, void (*fn)(graft_req *, void *))
+{
+    if (!handle_enter(h))
+        return false;
+    handle_doing(h, "on_finish", clock_us());
+    fn(&h->pub, h->version->state_ptr);
+    handle_done_doing(h);
+    handle_leave(h);
+    loop_clock_us(h->chain->loop);
+    return true;
+}
+
 /* The first time, of one that is quiet. False: a GRAFT_SERIAL plugin is busy. */
 HOT bool exchange_finish(struct exchange *x)
 {
@@ -165,13 +178,9 @@ HOT bool exchange_finish(struct exchange *x)
         struct handle *h = x->by_link[x->finish_at - 1];
         void (*fn)(graft_req *, void *) = h->version->desc.on_finish;
         if (fn) {
-            if (!handle_enter(h))
+            if (!call_on_finish(h, fn))
                 return false;
             quiet = false;
-            handle_doing(h, "on_finish", clock_us());
-            fn(&h->pub, h->version->state_ptr);
-            handle_done_doing(h);
-            handle_leave(h);
         }
         x->finish_at--;
     }
@@ -206,7 +215,7 @@ HOT void exchange_release(struct exchange *x)
     list_add_head(&c->free, &x->node);
 }
 
-const char *exchange_waits_for(const struct exchange *x)
+NOINLINE const char *exchange_waits_for(const struct exchange *x)
 {
     for (unsigned i = 0; i < x->nhandles; i++) {
         const char *what = work_waits_for(x->handles[i]);

@@ -9,7 +9,7 @@
 
 /* ---- The http layer's calls ------------------------------------------------------------------ */
 
-static struct exchange *exchange_new(struct chain *c)
+static NOINLINE struct exchange *exchange_new(struct chain *c)
 {
     struct exchange *x;
     struct list *n = list_pop(&c->free);
@@ -17,7 +17,7 @@ static struct exchange *exchange_new(struct chain *c)
         c->nfree--;
         return list_entry(n, struct exchange, node);
     }
-    x = malloc(sizeof *x);
+    x = aligned_alloc(CACHE_LINE, sizeof *x);
     if (!x)
         return NULL;
     x->magic = EXCHANGE_MAGIC;
@@ -112,7 +112,7 @@ static int take_chain(struct exchange *x, const struct choice *ch)
 }
 
 /* What Allow will say is asked now: later this generation may be gone. */
-static void note_allow(struct exchange *x, const struct generation *g)
+static NOINLINE void note_allow(struct exchange *x, const struct generation *g)
 {
     char text[512];
     struct request *r = &x->request;
@@ -186,11 +186,10 @@ static void app_gone(struct request *r)
     app_cut(r, "the client left");
 }
 
-static HOT const struct config *app_config(void *arg, unsigned *number)
+static const struct config *app_config(void *arg)
 {
     const struct chain *c = arg;
     const struct generation *g = c->loop->generation;
-    *number = g ? g->number : 0;
     return g ? g->config : c->fallback;
 }
 

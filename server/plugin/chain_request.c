@@ -69,7 +69,7 @@ HOT unsigned exchange_call(struct exchange *x, struct handle *h, enum role role,
     return how;
 }
 
-void exchange_middleware_result(struct exchange *x, struct handle *h, unsigned next)
+NOINLINE void exchange_middleware_result(struct exchange *x, struct handle *h, unsigned next)
 {
     x->state = CHAIN_RUN;
     if (x->cut_why) {
@@ -110,7 +110,7 @@ static void handler_result(struct exchange *x, struct handle *h, unsigned next)
 }
 
 /* False: the chain waits. */
-static bool step_middleware(struct exchange *x, struct handle *h)
+static NOINLINE bool step_middleware(struct exchange *x, struct handle *h)
 {
     const struct descriptor *d = &h->version->desc;
     if (d->flags & GRAFT_NEED_BODY)
@@ -185,7 +185,7 @@ HOT void exchange_run_chain(struct exchange *x)
 
 /* ---- Answers of LATER ------------------------------------------------------------------------ */
 
-void exchange_answered(struct exchange *x, struct handle *h, enum role role, unsigned how)
+NOINLINE void exchange_answered(struct exchange *x, struct handle *h, enum role role, unsigned how)
 {
     work_drop_timers(h);
     if (!handle_owes(h))

@@ -71,7 +71,7 @@ static bool skipped(const struct exchange *x, struct handle *h)
     return x->replaced && handle_owes(h);
 }
 
-static void run_on_response(struct exchange *x)
+static NOINLINE void run_on_response(struct exchange *x)
 {
     while (x->response_state == RESPONSE_ON_RESPONSE && !x->over && !x->cut_why) {
         if (x->resp_at == 0) {

@@ -83,7 +83,7 @@ enum response_state {
 #define EXCHANGE_MAGIC 0x65786368u
 
 struct exchange {
-    struct request request; /* first: the http layer's half */
+    _Alignas(CACHE_LINE) struct request request; /* first: the http layer's half */
     unsigned magic;
     struct chain *chain;
     struct list node;  /* chain->live or ->free */
@@ -157,7 +157,7 @@ void exchange_run(struct exchange *x);
 /* The same from an event that was not the socket's: with the time of now. */
 static inline void exchange_run_now(struct exchange *x)
 {
-    x->chain->http->now_us = clock_us();
+    x->chain->http->now_us = loop_clock_us(x->chain->loop);
     exchange_run(x);
 }
 /* Something was marked: exchange_run will look at it, soon, with no plugin frame on the stack. */

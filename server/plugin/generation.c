@@ -55,7 +55,7 @@ static bool covers(const struct layer *layer, const struct head *head, const str
            router_pattern_matches(layer->pattern, target);
 }
 
-static void find_tested(const struct generation_impl *impl, const struct gen_route *route,
+static NOINLINE void find_tested(const struct generation_impl *impl, const struct gen_route *route,
                         const struct head *head, const struct target *target, struct choice *out)
 {
     unsigned n = links_add_global(out->links, impl);
@@ -69,7 +69,7 @@ static void find_tested(const struct generation_impl *impl, const struct gen_rou
 }
 
 /* 404 and 405: every match without "plugin" covers them too. */
-static void find_nothing(const struct generation_impl *impl, const struct head *head,
+static NOINLINE void find_nothing(const struct generation_impl *impl, const struct head *head,
                          const struct target *target, struct choice *out)
 {
     unsigned n = links_add_global(out->links, impl);

@@ -44,7 +44,7 @@ static void waiter_granted(struct serial_waiter *w)
     loop_post(h->chain->loop, &h->granted);
 }
 
-static int slab_new(struct chain *c)
+static NOINLINE int slab_new(struct chain *c)
 {
     struct handle *slab = calloc(SLAB, sizeof *slab);
     if (!slab)
@@ -205,7 +205,7 @@ void handle_abort(struct handle *h)
 
 /* ---- The plugin's turn ----------------------------------------------------------------------- */
 
-bool handle_enter_serial(struct handle *h, struct serial *s)
+NOINLINE bool handle_enter_serial(struct handle *h, struct serial *s)
 {
     if (h->has_turn) {
         h->has_turn = false;

@@ -42,7 +42,7 @@ struct serial *serial_of(const char *plugin)
     return s;
 }
 
-bool serial_enter(struct serial *s, struct serial_waiter *w)
+NOINLINE bool serial_enter(struct serial *s, struct serial_waiter *w)
 {
     pthread_mutex_lock(&s->lock);
     bool mine = !s->taken;
@@ -62,7 +62,7 @@ bool serial_try(struct serial *s)
     return mine;
 }
 
-void serial_leave(struct serial *s)
+NOINLINE void serial_leave(struct serial *s)
 {
     pthread_mutex_lock(&s->lock);
     struct list *next = list_pop(&s->waiting);

@@ -32,7 +32,7 @@ static void publish_first(struct version_cell *cell)
     publish(cell, x);
 }
 
-void suspended_add(struct exchange *x, const char *waits_for)
+NOINLINE void suspended_add(struct exchange *x, const char *waits_for)
 {
     bool changed = x->waits_for != waits_for;
     x->waits_for = waits_for;
@@ -51,7 +51,7 @@ void suspended_add(struct exchange *x, const char *waits_for)
     }
 }
 
-void suspended_remove(struct handle *h)
+NOINLINE void suspended_remove(struct handle *h)
 {
     if (!h->suspended)
         return;

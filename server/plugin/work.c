@@ -130,7 +130,7 @@ int work_after(struct handle *h, unsigned ms, void (*fn)(graft_req *, void *), v
     return 0;
 }
 
-void work_drop_timers(struct handle *h)
+NOINLINE void work_drop_timers(struct handle *h)
 {
     struct list *n;
     while ((n = list_pop(&h->timers))) {
@@ -156,7 +156,7 @@ static const char *name_of(enum work_kind kind)
     return names[kind];
 }
 
-void work_run(struct handle *h)
+NOINLINE void work_run(struct handle *h)
 {
     while (!list_empty(&h->tasks)) {
         if (!handle_enter(h))

@@ -123,8 +123,7 @@ static void pause_accepting(struct worker *w, const char *why)
 /* Why no more connections may be open than there are; NULL: they may. */
 static const char *at_limit(struct worker *w)
 {
-    unsigned number;
-    const struct config *c = chain_app.config(&w->chain, &number);
+    const struct config *c = chain_app.config(&w->chain);
     uint64_t open = workers_connections(w->all);
     if (open >= c->limits.connections)
         return "limits.connections are open";
