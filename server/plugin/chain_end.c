@@ -72,20 +72,17 @@ static HOT void count(struct exchange *x, unsigned status_class)
 {
     uint64_t us = x->over_us - x->request.start_us;
     unsigned bucket = latency_bucket(us);
-    bool error = status_class == 0 || status_class == 5;
     unsigned worker = x->chain->loop->number;
     x->counted = true;
     x->bytes_out = x->request.response.sent;
     COUNTER_ADD(x->chain->loop->stats.responses[status_class], 1);
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct version_cell *cell = &x->handles[i]->version->cells[worker];
-        COUNTER_ADD(cell->served, 1);
-        if (UNLIKELY(error))
-            COUNTER_ADD(cell->errors, 1);
+        struct version_class *c = &cell->by_class[status_class];
         COUNTER_ADD(cell->bytes_out, x->bytes_out);
-        COUNTER_ADD(cell->by_class[status_class], 1);
-        COUNTER_ADD(cell->latency[status_class][bucket], 1);
-        COUNTER_ADD(cell->latency_sum_us[status_class], us);
+        COUNTER_ADD(c->count, 1);
+        COUNTER_ADD(c->sum_us, us);
+        COUNTER_ADD(c->latency[bucket], 1);
     }
 }
 

@@ -60,7 +60,8 @@ static uint64_t served(const struct version *v)
 {
     uint64_t n = 0;
     for (unsigned i = 0; i < v->ncells; i++)
-        n += COUNTER_READ(v->cells[i].served);
+        for (unsigned c = 0; c < STATUS_CLASSES; c++)
+            n += COUNTER_READ(v->cells[i].by_class[c].count);
     return n;
 }
 

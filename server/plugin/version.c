@@ -158,13 +158,17 @@ static bool oldest_read(const struct version_oldest *from, struct version_oldest
 
 static void sum_class(const struct version_cell *cell, unsigned class, struct version_sums *out)
 {
-    uint64_t count = COUNTER_READ(cell->by_class[class]);
+    const struct version_class *c = &cell->by_class[class];
+    uint64_t count = COUNTER_READ(c->count);
     if (count == 0)
         return;
     out->by_class[class] += count;
-    out->latency_sum_us[class] += COUNTER_READ(cell->latency_sum_us[class]);
+    out->served += count;
+    if (class == 0 || class == 5)
+        out->errors += count;
+    out->latency_sum_us[class] += COUNTER_READ(c->sum_us);
     for (unsigned i = 0; i < LATENCY_BUCKETS; i++) {
-        uint64_t n = COUNTER_READ(cell->latency[class][i]);
+        uint64_t n = COUNTER_READ(c->latency[i]);
         out->latency[class][i] += n;
         out->latency_all[i] += n;
         out->latency_count += n;
@@ -174,8 +178,6 @@ static void sum_class(const struct version_cell *cell, unsigned class, struct ve
 static void sum_cell(const struct version_cell *cell, uint64_t now, struct version_sums *out)
 {
     out->pins += COUNTER_READ(cell->pins);
-    out->served += COUNTER_READ(cell->served);
-    out->errors += COUNTER_READ(cell->errors);
     out->bytes_out += COUNTER_READ(cell->bytes_out);
     for (unsigned c = 0; c < STATUS_CLASSES; c++)
         sum_class(cell, c, out);

@@ -59,14 +59,17 @@ struct version_oldest {
     const char *waits_for; /* a literal: "body", "timer", "offload", "done", "client", ... */
 };
 
+/* What ended in one status class, on one worker. */
+struct version_class {
+    uint64_t count, sum_us;
+    uint64_t latency[LATENCY_BUCKETS];
+};
+
 /* One worker's share of a version; only that worker writes. */
 struct version_cell {
     _Alignas(CACHE_LINE) uint64_t pins; /* requests of this worker that still use the version */
-    uint64_t served, errors;            /* requests that ended; of them with 5xx or cut */
     uint64_t bytes_out;
-    uint64_t by_class[STATUS_CLASSES]; /* by status class; [0] = cut */
-    uint64_t latency[STATUS_CLASSES][LATENCY_BUCKETS];
-    uint64_t latency_sum_us[STATUS_CLASSES];
+    struct version_class by_class[STATUS_CLASSES]; /* [0] = cut */
     struct version_oldest oldest;
     struct list suspended; /* handles (plugin/chain.h) that outlived a loop turn, oldest first */
     bool inited;           /* worker_init returned 0 and worker_fini is owed */
@@ -187,7 +190,8 @@ const char *version_fail_text(void); /* after one that failed; never NULL */
 
 /* Sums over the cells. Control. */
 struct version_sums {
-    uint64_t pins, served, errors, bytes_out, by_class[STATUS_CLASSES];
+    uint64_t pins, bytes_out, by_class[STATUS_CLASSES];
+    uint64_t served, errors; /* requests that ended; of them with 5xx or cut */
     uint64_t latency[STATUS_CLASSES][LATENCY_BUCKETS], latency_sum_us[STATUS_CLASSES];
     uint64_t latency_all[LATENCY_BUCKETS], latency_count; /* of all classes */
     uint64_t oldest_age_us;                               /* 0: none */
