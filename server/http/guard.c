@@ -58,7 +58,14 @@ static COLD enum step wait_at(struct scan *s, size_t at, unsigned state)
     return STEP_MORE;
 }
 
-/* Both: the first byte of [at,end) that is not of the class, or end. */
+/* These: the first byte of [at,end) that is not of the class, or end. */
+static NOINLINE size_t rest_end(const char *data, size_t at, size_t end, unsigned class)
+{
+    while (at < end && field_is(data[at], class))
+        at++;
+    return at;
+}
+
 static size_t target_end(const char *data, size_t at, size_t end)
 {
 #ifdef __SSE2__
@@ -72,9 +79,7 @@ static size_t target_end(const char *data, size_t at, size_t end)
             return at + (unsigned)__builtin_ctz(wrong);
     }
 #endif
-    while (at < end && field_is(data[at], FIELD_TARGET))
-        at++;
-    return at;
+    return rest_end(data, at, end, FIELD_TARGET);
 }
 
 static size_t value_end(const char *data, size_t at, size_t end)
@@ -91,9 +96,7 @@ static size_t value_end(const char *data, size_t at, size_t end)
             return at + (unsigned)__builtin_ctz(mask);
     }
 #endif
-    while (at < end && field_is(data[at], FIELD_VALUE))
-        at++;
-    return at;
+    return rest_end(data, at, end, FIELD_VALUE);
 }
 
 static size_t token_end(const char *data, size_t at, size_t end)

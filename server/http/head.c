@@ -383,7 +383,7 @@ static int judge_target(struct head *out, struct head_verdict *v)
         return refuse(v, 501, "CONNECT: graft is no proxy");
     if (out->method_id == HEAD_PRI)
         return refuse(v, 501, "PRI is not a method of HTTP/1.1");
-    if (out->target.ptr[0] == '/')
+    if (LIKELY(out->target.ptr[0] == '/'))
         return 0;
     if (out->target.len == 1 && out->target.ptr[0] == '*')
         return out->method_id == HEAD_OPTIONS ? 0 : refuse(v, 400, "\"*\" is for OPTIONS alone");
@@ -440,9 +440,9 @@ static int judge_framing(const struct head_parser *p, struct head *out, struct h
 {
     out->framing = BODY_NONE;
     out->content_length = 0;
-    if (p->count[SEEN_CODING] > 0)
+    if (UNLIKELY(p->count[SEEN_CODING] > 0))
         return judge_coding(p, out, v);
-    if (p->count[SEEN_LENGTH] == 0)
+    if (LIKELY(p->count[SEEN_LENGTH] == 0))
         return 0;
     if (p->count[SEEN_LENGTH] > 1)
         return refuse(v, 400, "more than one Content-Length");

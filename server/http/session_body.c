@@ -20,7 +20,7 @@ HOT void session_body_begin(struct request *r)
 {
     r->body_complete = r->head.framing == BODY_NONE;
     r->body_left = r->head.content_length;
-    if (r->head.framing == BODY_CHUNKED)
+    if (UNLIKELY(r->head.framing == BODY_CHUNKED))
         chunked_init(&r->chunked, r->http->limits.field_bytes);
 }
 

@@ -8,7 +8,7 @@
 static inline struct str session_view(const struct session *s)
 {
     const struct http *h = s->http;
-    if (h->scratch_of == s)
+    if (LIKELY(h->scratch_of == s))
         return (struct str){ h->scratch + h->scratch_at, h->scratch_len - h->scratch_at };
     return (struct str){ s->in.data ? s->in.data + s->in_at : "", s->in.len - s->in_at };
 }
@@ -16,9 +16,9 @@ static inline struct str session_view(const struct session *s)
 static inline void session_consume(struct session *s, size_t n)
 {
     struct http *h = s->http;
-    if (s->owed)
+    if (UNLIKELY(s->owed))
         s->owed -= n < s->owed ? n : s->owed;
-    if (h->scratch_of == s) {
+    if (LIKELY(h->scratch_of == s)) {
         h->scratch_at += n;
         return;
     }

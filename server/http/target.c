@@ -54,9 +54,11 @@ struct shape {
     bool plain; /* no escape, no dot segment */
 };
 
-/* Is the dot at s[at], behind a slash, a dot segment? */
-static bool is_dots(struct str s, size_t at)
+/* Is the dot at s[at] that of a dot segment? */
+static NOINLINE bool leads_dots(struct str s, size_t at)
 {
+    if (at == 0 || s.ptr[at - 1] != '/')
+        return false;
     at += at + 1 < s.len && s.ptr[at + 1] == '.' ? 2 : 1;
     return at == s.len || s.ptr[at] == '/' || s.ptr[at] == '?' || s.ptr[at] == '#';
 }
@@ -71,7 +73,7 @@ static struct shape look(struct str s)
             continue;
         if (c == '/')
             shape.slashes++;
-        else if (c == '%' || (c == '.' && i > 0 && s.ptr[i - 1] == '/' && is_dots(s, i)))
+        else if (UNLIKELY(c == '%' || c == '.') && (c == '%' || leads_dots(s, i)))
             shape.plain = false;
         else if (c == '?' || c == '#')
             break;
@@ -85,7 +87,7 @@ static void split(struct str path, struct segment *segments, unsigned n)
 {
     const char *at = path.ptr + 1, *end = path.ptr + path.len;
     for (; n > 1; n--) {
-        const char *slash = memchr(at, '/', (size_t)(end - at));
+        const char *slash = bytes_find(at, end, '/');
         struct str s = { at, (size_t)(slash - at) };
         *segments++ = (struct segment){ s, s };
         at = slash + 1;
@@ -160,13 +162,19 @@ static COLD int normalise(struct arena *a, struct str path, struct target *out,
     return 0;
 }
 
+/* What stands behind the path, at rest[at]. False: a fragment. */
+static NOINLINE bool take_query(struct str rest, size_t at, struct target *out)
+{
+    if (rest.ptr[at] == '#')
+        return false;
+    out->query = (struct str){ rest.ptr + at + 1, rest.len - at - 1 };
+    return !memchr(out->query.ptr, '#', out->query.len);
+}
+
 static int parse_path(struct arena *a, struct str rest, struct target *out, struct head_verdict *v)
 {
     struct shape shape = look(rest);
-    if (shape.len < rest.len && rest.ptr[shape.len] == '?')
-        out->query = (struct str){ rest.ptr + shape.len + 1, rest.len - shape.len - 1 };
-    if ((shape.len < rest.len && rest.ptr[shape.len] == '#') ||
-        (out->query.ptr && memchr(out->query.ptr, '#', out->query.len)))
+    if (UNLIKELY(shape.len < rest.len) && !take_query(rest, shape.len, out))
         return refuse(v, 400, "a fragment in the target");
     /* http://host?query: the path is empty, which means "/" */
     out->path = shape.len > 0 ? (struct str){ rest.ptr, shape.len } : STR("/");
@@ -179,7 +187,7 @@ static int parse_path(struct arena *a, struct str rest, struct target *out, stru
     if (!out->segments)
         return refuse(v, 500, "no memory for the path");
     split(out->path, out->segments, out->nsegments);
-    return shape.plain ? 0 : normalise(a, out->path, out, v);
+    return LIKELY(shape.plain) ? 0 : normalise(a, out->path, out, v);
 }
 
 HOT int target_parse(struct arena *a, struct str raw, struct target *out, struct head_verdict *v)
@@ -188,12 +196,12 @@ HOT int target_parse(struct arena *a, struct str raw, struct target *out, struct
     *out = (struct target){ 0 };
     if (raw.len == 0)
         return refuse(v, 400, "an empty target");
-    if (raw.len == 1 && raw.ptr[0] == '*') {
+    if (UNLIKELY(raw.len == 1 && raw.ptr[0] == '*')) {
         out->path = raw;
         out->asterisk = true;
         return 0;
     }
-    if (raw.ptr[0] != '/' && !target_split_absolute(raw, &authority, &rest))
+    if (UNLIKELY(raw.ptr[0] != '/') && !target_split_absolute(raw, &authority, &rest))
         return refuse(v, 400, "a target that is neither a path nor an http URI");
     return parse_path(a, rest, out, v);
 }

@@ -166,7 +166,7 @@ static COLD void no_route(struct exchange *x)
 
 HOT void exchange_run_chain(struct exchange *x)
 {
-    if (x->state == CHAIN_PARKED || (x->state == CHAIN_BODY && x->request.body_complete))
+    if (UNLIKELY(x->state == CHAIN_PARKED) || (x->state == CHAIN_BODY && x->request.body_complete))
         x->state = CHAIN_RUN;
     while (x->state == CHAIN_RUN && !x->over) {
         if (UNLIKELY(x->at == x->nlinks)) {
