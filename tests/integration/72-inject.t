@@ -143,6 +143,12 @@ def _():
     injector = Injector()
     s = Server(["hello", "stream_down", "later_api"], workers=1, env=injector.env)
     waiting = []
+    before = [Conn(s) for _ in range(80)]  # libevent's table of descriptors grows now, and not when it must not
+    for conn in before:
+        conn.send(request_bytes("GET", "/hello"))
+    is_([conn.response().status for conn in before], [200] * 80, "80 connections at once, before")
+    for conn in before:
+        conn.close()
     for n in range(12):  # somewhere here the loop's heap of timers is full, and cannot grow
         with Conn(s) as many, Conn(s) as head:
             injector.arm("growth", 0, FOR_EVER)
