@@ -73,6 +73,8 @@ static COLD int refuse(struct head_verdict *v, unsigned status, const char *why)
 
 /* ---- hooks: 0 to go on, anything else ends htparser_run ---- */
 
+static _Thread_local struct head_parser *parsing; /* whose hooks run; cheaper than its userdata */
+
 static bool stands_at(const struct head_parser *p, size_t at, const char *token, size_t len)
 {
     return len <= p->len - at && bytes_eq(p->copy + at, token, len);
@@ -80,7 +82,8 @@ static bool stands_at(const struct head_parser *p, size_t at, const char *token,
 
 static HOT int on_method(htparser *htp, const char *token, size_t len)
 {
-    struct head_parser *p = htparser_get_userdata(htp);
+    struct head_parser *p = parsing;
+    (void)htp;
     p->line_tokens++;
     return p->verbatim && !str_eq(p->line_method, (struct str){ token, len });
 }
@@ -88,7 +91,8 @@ static HOT int on_method(htparser *htp, const char *token, size_t len)
 /* Path and args arrive one by one; the target must be the one, or both with a '?' between. */
 static HOT int on_path(htparser *htp, const char *token, size_t len)
 {
-    struct head_parser *p = htparser_get_userdata(htp);
+    struct head_parser *p = parsing;
+    (void)htp;
     struct str t = p->line_target;
     p->line_tokens++;
     return p->verbatim &&
@@ -97,7 +101,8 @@ static HOT int on_path(htparser *htp, const char *token, size_t len)
 
 static HOT int on_args(htparser *htp, const char *token, size_t len)
 {
-    struct head_parser *p = htparser_get_userdata(htp);
+    struct head_parser *p = parsing;
+    (void)htp;
     struct str t = p->line_target;
     return p->verbatim && (len >= t.len || memcmp(t.ptr + t.len - len, token, len) != 0 ||
                            t.ptr[t.len - len - 1] != '?');
@@ -105,7 +110,8 @@ static HOT int on_args(htparser *htp, const char *token, size_t len)
 
 static HOT int on_key(htparser *htp, const char *token, size_t len)
 {
-    struct head_parser *p = htparser_get_userdata(htp);
+    struct head_parser *p = parsing;
+    (void)htp;
     if (p->key.ptr || !stands_at(p, p->cursor, token, len) ||
         !stands_at(p, p->cursor + len, ":", 1))
         return -1;
@@ -163,7 +169,8 @@ static int keep_field(struct head_parser *p, struct str name, struct str value)
    at the end, and tabs. The guard promises that a CR follows each value. */
 static HOT int on_value(htparser *htp, const char *token, size_t len)
 {
-    struct head_parser *p = htparser_get_userdata(htp);
+    struct head_parser *p = parsing;
+    (void)htp;
     const char *at = p->copy + p->cursor, *end = p->copy + p->len;
     while (at < end && *at == ' ')
         at++;
@@ -182,7 +189,8 @@ static HOT int on_value(htparser *htp, const char *token, size_t len)
 
 static HOT int on_whole(htparser *htp)
 {
-    struct head_parser *p = htparser_get_userdata(htp);
+    struct head_parser *p = parsing;
+    (void)htp;
     p->whole = p->line_tokens >= 2 && !p->key.ptr && p->cursor + 2 == p->len &&
                stands_at(p, p->cursor, "\r\n", 2);
     return -1; /* no byte of a body is for htparser */
@@ -228,7 +236,7 @@ static HOT int run(struct head_parser *p, struct head_verdict *v)
     const char *from = p->copy;
     size_t len = p->len;
     htparser_init(p->htp, htp_type_request);
-    htparser_set_userdata(p->htp, p);
+    parsing = p;
     if (UNLIKELY(!p->verbatim)) {
         static const char line[] = "GET / HTTP/1.1\r\n";
         htparser_run(p->htp, &hooks, line, sizeof line - 1);
@@ -300,7 +308,8 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
     if (!out->headers)
         return refuse(v, 500, "no memory for the fields of a request");
     if (p->nfields > 0)
-        memcpy(out->headers, p->fields, p->nfields * sizeof *out->headers);
+        bytes_copy((char *)out->headers, (const char *)p->fields,
+                   p->nfields * sizeof *out->headers);
     return 0;
 }
 

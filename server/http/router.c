@@ -116,7 +116,7 @@ static int compare(const struct node *n, struct str s)
 {
     if (n->len != s.len)
         return n->len < s.len ? -1 : 1;
-    return s.len > 0 ? memcmp(n->literal, s.ptr, s.len) : 0;
+    return bytes_eq(n->literal, s.ptr, s.len) ? 0 : memcmp(n->literal, s.ptr, s.len);
 }
 
 /* Where `s` is among the children, or would be. */
