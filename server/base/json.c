@@ -5,6 +5,8 @@
  */
 #include "base/json_private.h"
 
+#include "base/escape.h"
+
 #define JSMN_STATIC
 #define JSMN_STRICT
 #define JSMN_PARENT_LINKS
@@ -396,12 +398,18 @@ int json_compact(struct json_value v, struct buf *out)
     return 0;
 }
 
+/* What the document says is quoted in the reason: on one line, harmless on a terminal. */
 int json_fail(struct json_value v, struct err *err, const char *fmt, ...)
 {
+    struct err raw, shown;
+    size_t used;
     va_list ap;
     va_start(ap, fmt);
-    err_vset(err, fmt, ap);
+    err_vset(&raw, fmt, ap);
     va_end(ap);
+    size_t len = escape(shown.text, sizeof(shown.text) - 1, str_of(raw.text), ESCAPE_LINE, &used);
+    shown.text[len] = '\0';
+    err_set(err, "%s", shown.text);
     if (!json_present(v))
         return -1;
     size_t line, column;

@@ -234,6 +234,8 @@ TEST(unknown_keys_name_the_nearest)
         "graft.json:1:20: unknown key \"requird\": did you mean \"required\"?");
     bad("{\"routes\": [{\"path\": \"/\"}]}",
         "graft.json:1:14: unknown key \"path\": did you mean \"match\"?");
+    bad("{\"li\\nsen\\u001b\": 1}",
+        "graft.json:1:2: unknown key \"li\\nsen\\u001b\": did you mean \"listen\"?");
     ok(from("{\"limits.head_bytes\": 1}") == NULL);
     ok(from("{\"\": 1}") == NULL);
     ok(from("{\"limits\": {\"limits\": {}}}") == NULL);
