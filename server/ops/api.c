@@ -348,6 +348,15 @@ static const struct web_field *unknown_field(const struct verb *v, const struct 
     return NULL;
 }
 
+/* The verb's fields stand between spaces. */
+static void answer_unknown(struct web_request *req, const struct verb *v,
+                           const struct web_field *unknown)
+{
+    int len = (int)strlen(v->fields);
+    ops_answer_error(req, 400, "bad_request", "unknown option '%.60s': expected%.*s", unknown->name,
+                     len > 0 ? len - 1 : 5, len > 0 ? v->fields : " none");
+}
+
 void ops_handle_api(struct web_request *req, void *arg)
 {
     struct ops *o = arg;
@@ -362,8 +371,7 @@ void ops_handle_api(struct web_request *req, void *arg)
             ops_answer_error(req, 405, "bad_method", "%s takes %s, not %s", path, verbs[i].method,
                              web_method(req));
         else if (unknown != NULL)
-            ops_answer_error(req, 400, "bad_request", "unknown option '%.60s': expected%s",
-                             unknown->name, verbs[i].fields[0] != '\0' ? verbs[i].fields : " none");
+            answer_unknown(req, &verbs[i], unknown);
         else
             verbs[i].answer(o, req, rest);
         return;

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -153,11 +154,20 @@ static void need(struct test *t, const char *where, const char *name)
         refuse(t, "%s names the plugin %s, which is not enabled", where, name);
 }
 
+static bool named_before(char *const *names, size_t i)
+{
+    for (size_t k = 0; k < i; k++)
+        if (strcmp(names[k], names[i]) == 0)
+            return true;
+    return false;
+}
+
 static void test_names(struct test *t)
 {
     const struct config *cfg = t->cfg;
     for (size_t i = 0; i < cfg->middleware_count; i++)
-        need(t, "middleware", cfg->middleware[i]);
+        if (!named_before(cfg->middleware, i))
+            need(t, "middleware", cfg->middleware[i]);
     for (size_t i = 0; i < cfg->route_count; i++) {
         for (size_t k = 0; k < cfg->routes[i].middleware_count; k++)
             need(t, "routes", cfg->routes[i].middleware[k]);
@@ -193,6 +203,34 @@ static void test_user(struct test *t)
             "chgrp it to a group of that user and chmod g+r it",
             t->cfg->path, user.name);
     warn(t, err.text);
+}
+
+/* Whether open() for appending would succeed: 0 or errno. Makes nothing. */
+static int cannot_append(const char *file)
+{
+    struct stat st;
+    if (stat(file, &st) == 0)
+        return S_ISDIR(st.st_mode) ? EISDIR : access(file, W_OK) == 0 ? 0 : errno;
+    if (errno != ENOENT)
+        return errno;
+    const char *slash = strrchr(file, '/');
+    char *folder = slash == NULL   ? xstrdup(".")
+                   : slash == file ? xstrdup("/")
+                                   : strndup(file, (size_t)(slash - file));
+    REQUIRE(folder != NULL);
+    int why = access(folder, W_OK | X_OK) == 0 ? 0 : errno;
+    free(folder);
+    return why;
+}
+
+/* A start opens the log file before it becomes `user`, so it is judged as who we are. */
+static void test_log(struct test *t)
+{
+    const char *file = t->cfg->log.file;
+    int why = file != NULL && file[0] != '\0' ? cannot_append(file) : 0;
+    if (why != 0)
+        refuse(t, "log.file %s: %s: make its folder writable for this user, or name another file",
+               file, strerror(why));
 }
 
 static void say_not_in_effect(const char *key, void *arg)
@@ -236,6 +274,7 @@ int control_test(const struct options *options, char **envp)
     t.cfg = cfg;
     printf("ok: configuration %s\n", cfg->path != NULL ? cfg->path : "(defaults)");
     config_not_in_effect(cfg, say_not_in_effect, NULL);
+    test_log(&t);
     if (open_tools(&t, &err) != 0) {
         refuse(&t, "%s", err.text);
     } else {

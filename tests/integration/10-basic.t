@@ -158,6 +158,27 @@ def _():
     r = graftd("-t", "-c", s.config_path)
     is_(r.returncode, 1, "middleware that no file declares: exit 1")
     like(r.stdout, "no-such", "named")
+    s.config["middleware"] = ["no-such", "gone", "no-such"]
+    s.write_config()
+    r = graftd("-t", "-c", s.config_path)
+    is_((r.stdout.count("plugin no-such,"), r.stdout.count("plugin gone,")), (1, 1), "once, however often it is named")
+
+
+@case("-t and a log file that cannot be opened")
+def _():
+    s = Server(start=False)
+    folder = tempdir()
+    for path, why in ((os.path.join(folder, "none", "graft.log"), "No such file"), (folder, "Is a directory")):
+        s.config["log"] = {"file": path}
+        s.write_config()
+        r = graftd("-t", "-c", s.config_path)
+        is_(r.returncode, 1, f"{why}: exit 1")
+        like(r.stdout, f"refused: .*{re.escape(path)}: {why}", "named")
+    path = os.path.join(folder, "graft.log")
+    s.config["log"] = {"file": path}
+    s.write_config()
+    is_(graftd("-t", "-c", s.config_path).returncode, 0, "one that can be made: exit 0")
+    ok(not os.path.exists(path), "and -t does not make it")
 
 
 @case("-t beside a server that runs")

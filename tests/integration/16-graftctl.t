@@ -68,7 +68,7 @@ def _():
             ("POST", "/v1/plugins/hello/canary?weight=10", 501, "not_supported")):
         answer = s.api(method, target)
         is_((answer["_status"], answer["ok"], answer["error"]), (status, False, error), f"{method} {target}")
-        ok(answer["reason"], "with a reason")
+        ok(answer["reason"] and answer["reason"] == answer["reason"].strip(), "with a reason", answer["reason"])
 
 
 @case("tables, JSON and exit status")
