@@ -198,23 +198,26 @@ static HOT int on_whole(htparser *htp)
 
 /* ---- tokens ---- */
 
-/* The guard's promise, looked at once more because all that follows leans on it. */
-static bool split_request_line(struct head_parser *p, struct head *out)
+/* The guard's promise, looked at once more because all that follows leans on it. Searched in
+   `data`, which was copied just now: a load from the copy would wait until the stores have gone
+   through. */
+static bool split_request_line(struct head_parser *p, const char *data, struct head *out)
 {
-    const char *end = bytes_find(p->copy, p->copy + p->len, '\n');
-    const char *first = end ? bytes_find(p->copy, end, ' ') : NULL;
+    const char *end = bytes_find(data, data + p->len, '\n');
+    const char *first = end ? bytes_find(data, end, ' ') : NULL;
     if (!first || end - first < 12) /* SP target SP HTTP/1.x CR */
         return false;
     const char *version = end - 9;
     if (memcmp(version, "HTTP/1.", 7) != 0 || version[-1] != ' ' || version[8] != '\r')
         return false;
-    p->line_method = (struct str){ p->copy, (size_t)(first - p->copy) };
-    struct str target = { first + 1, (size_t)(version - 1 - (first + 1)) };
+    size_t method = (size_t)(first - data);
+    struct str target = { p->copy + method + 1, (size_t)(version - 1 - (first + 1)) };
+    p->line_method = (struct str){ p->copy, method };
     p->line_target = target;
-    p->cursor = (size_t)(end + 1 - p->copy);
+    p->cursor = (size_t)(end + 1 - data);
     out->target = target;
     out->minor = version[7] == '1';
-    return p->len >= 4 && memcmp(p->copy + p->len - 4, "\r\n\r\n", 4) == 0;
+    return p->len >= 4 && memcmp(data + p->len - 4, "\r\n\r\n", 4) == 0;
 }
 
 static bool htparser_takes(unsigned method, struct str target)
@@ -286,7 +289,7 @@ static int tokenize(struct head_parser *p, struct arena *a, const char *data, si
     bytes_copy((char *)p->copy, data, len);
     p->len = len;
     start_over(p, 0);
-    if (!split_request_line(p, out))
+    if (!split_request_line(p, data, out))
         return refuse(v, 400, "a head that has not passed the guard");
 
     out->method_id = head_method_id(p->line_method);

@@ -99,7 +99,9 @@ static int take_chain(struct exchange *x, const struct choice *ch)
         struct handle *h = handle_for(x, ch->links[i].version);
         if (!h)
             return -1;
-        x->links[i] = ch->links[i];
+        x->links[i].version = h->version;
+        x->links[i].handler = ch->links[i].handler;
+        x->links[i].route_flags = ch->links[i].route_flags;
         x->by_link[i] = h;
         x->nlinks = i + 1;
     }
