@@ -299,13 +299,30 @@ def wait_still(server, seconds=30):
         time.sleep(0.05)
 
 
+def settled(read, within=5):
+    """What `read` answers three times in a row: the connections that asked just before are closed by the server, and
+    counted as closed, a moment after they have answered."""
+    until, last, times = time.monotonic() + within, read(), 1
+    while times < 3 and time.monotonic() < until:
+        time.sleep(0.1)
+        now = read()
+        last, times = now, times + 1 if now == last else 1
+    return last
+
+
+def descriptors(server):
+    """Beside those of the open connections."""
+    connections = server.ask("GET", "/v1/status")["connections"]["now"]
+    time.sleep(0.05)  # the connection that asked is closed
+    return common.descriptors(server.pid) - connections
+
+
 def census(server):
     """What must be the same at two moments when nobody asks for anything. Open connections, which
     graftload keeps during a pause, are told apart from other descriptors."""
     pid = server.pid
-    connections = server.ask("GET", "/v1/status")["connections"]["now"]
     rss, dirty = common.memory_kb(pid)
-    return {"descriptors": common.descriptors(pid) - connections, "mapped files": common.mappings(pid)[0],
+    return {"descriptors": settled(lambda: descriptors(server)), "mapped files": common.mappings(pid)[0],
             "staged files": common.files_below(server.stage), "versions": len(server.versions()),
             "dirty_kb": dirty, "rss_kb": rss}
 
