@@ -2,6 +2,7 @@
 #include "net/conn.h"
 
 #include "base/addr.h"
+#include "net/io.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -10,22 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-/*
- * glibc's recv and send are cancellation points, which costs two locked instructions and a good
- * tenth of a plain request's user time; no thread of ours is ever cancelled. Sanitizers want to see
- * the calls.
- */
-#if defined(GRAFT_ASAN) || defined(GRAFT_TSAN) || !defined(SYS_recvfrom)
-#define IO_RECV(fd, to, len)   recv(fd, to, len, MSG_DONTWAIT)
-#define IO_SEND(fd, data, len) send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT)
-#else
-#define IO_RECV(fd, to, len) syscall(SYS_recvfrom, fd, to, len, MSG_DONTWAIT, NULL, NULL)
-#define IO_SEND(fd, data, len)                                                                     \
-    syscall(SYS_sendto, fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0)
-#endif
 
 enum { WANT_READ = 1, WANT_WRITE = 2, WANT_HANGUP = 4 };
 
@@ -143,7 +129,7 @@ HOT void conn_want_read(struct conn *c, bool want)
 HOT ssize_t conn_recv(struct conn *c, void *to, size_t len)
 {
     for (;;) {
-        ssize_t n = IO_RECV(c->fd, to, len);
+        ssize_t n = io_recv(c->fd, to, len);
         if (n >= 0) {
             COUNTER_ADD(c->all->loop->stats.bytes_in, (uint64_t)n);
             return n;
@@ -186,28 +172,37 @@ NOINLINE void conn_flush(struct conn *c)
     }
 }
 
-HOT int conn_send(struct conn *c, const void *data, size_t len)
+/* What a send left over waits in the queue, and the rest of its fate is conn_flush's. */
+static NOINLINE int send_rest(struct conn *c, const char *data, size_t len)
 {
-    ssize_t n = 0;
-    if (LIKELY(!c->out.first)) {
-        do
-            n = IO_SEND(c->fd, data, len);
-        while (n < 0 && errno == EINTR);
-        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS && errno != ENOMEM)
-            return -1;
-        if (n < 0)
-            n = 0;
-        COUNTER_ADD(c->all->loop->stats.bytes_out, (uint64_t)n);
-    }
-    if (LIKELY((size_t)n == len))
-        return 0;
-    if (out_copy(&c->out, NULL, (const char *)data + n, len - (size_t)n) != 0)
+    if (out_copy(&c->out, NULL, data, len) != 0)
         return -1;
     if (!c->write_blocked) {
         c->write_blocked = true;
         apply(c);
     }
     return 0;
+}
+
+static NOINLINE int send_failed(struct conn *c, const void *data, size_t len)
+{
+    bool later = errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM;
+    if (errno == EINTR)
+        return conn_send(c, data, len);
+    return later ? send_rest(c, data, len) : -1;
+}
+
+HOT int conn_send(struct conn *c, const void *data, size_t len)
+{
+    if (UNLIKELY(c->out.first != NULL))
+        return send_rest(c, data, len);
+    ssize_t n = io_send(c->fd, data, len);
+    if (UNLIKELY(n < 0))
+        return send_failed(c, data, len);
+    COUNTER_ADD(c->all->loop->stats.bytes_out, (uint64_t)n);
+    if (LIKELY((size_t)n == len))
+        return 0;
+    return send_rest(c, (const char *)data + n, len - (size_t)n);
 }
 
 /* The earlier of the two deadlines; postponing it costs one store (wheel.h). */
