@@ -61,6 +61,9 @@ void log_end(struct log_line *l);
 /* A line with nothing but a message. */
 void log_msg(enum log_level level, const char *event, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
+/* Any thread, for itself: its lines need no memory from here on. False: there was none for that. */
+bool log_prepare(void);
+
 /* Control thread. `wake_fd`: an eventfd that becomes readable when there is something to write. */
 int log_start(const struct log_settings *settings, int *wake_fd, struct err *err);
 int log_configure(const struct log_settings *settings, struct err *err); /* HUP */

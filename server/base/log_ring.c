@@ -1,8 +1,8 @@
 /*
  * One ring of lines for each thread that logs: the thread pushes, the control thread takes. Rings
- * are made at a thread's first line, stay on a list for ever, and are handed on to a new thread
- * when their own has ended (what that one left behind is still written). No ring is ever waited
- * for: a full one drops the line and counts it.
+ * are made at a thread's first line or before (log_prepare), stay on a list for ever, and are
+ * handed on to a new thread when their own has ended (what that one left behind is still written).
+ * No ring is ever waited for: a full one drops the line and counts it.
  */
 #include "base/log_private.h"
 
@@ -88,6 +88,11 @@ static struct log_ring *my_ring(void)
         r = NULL;
     }
     return mine = r;
+}
+
+bool log_prepare(void)
+{
+    return my_ring() != NULL;
 }
 
 static void copy_in(struct log_ring *r, size_t at, const void *from, size_t len)

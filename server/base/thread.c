@@ -1,6 +1,8 @@
 /* Threads of our own never meet a signal: the control thread reads them from a signalfd. */
 #include "base/thread.h"
 
+#include "base/log.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +27,7 @@ static void *begin(void *arg)
     struct birth birth = *(struct birth *)arg;
     free(arg);
     pthread_setname_np(pthread_self(), birth.name);
+    log_prepare(); /* without memory now, at its first line perhaps */
     return birth.main(birth.arg);
 }
 

@@ -496,22 +496,25 @@ static const struct conn_ops ops = { .readable = on_readable,
 
 /* ---- All of them ----------------------------------------------------------------------------- */
 
-void session_open(struct http *h, int fd, const struct sockaddr *peer)
+int session_prepare(struct http *h)
 {
-    struct session *s = calloc(1, sizeof *s);
-    if (!s) {
-        close(fd);
-        return;
-    }
+    if (!h->spare)
+        h->spare = calloc(1, sizeof *h->spare);
+    return h->spare ? 0 : -1;
+}
+
+int session_open(struct http *h, int fd, const struct sockaddr *peer)
+{
+    struct session *s = h->spare;
     s->magic = SESSION_MAGIC;
     s->http = h;
     guard_init(&s->guard);
     list_init(&s->resume);
-    if (conn_open(&s->conn, &h->conns, fd, peer) != 0) {
-        free(s);
-        return;
-    }
+    if (conn_open(&s->conn, &h->conns, fd, peer) != 0)
+        return -1;
+    h->spare = NULL;
     conn_deadline(&s->conn, CONN_READ_TIMEOUT, clock_ms() + h->timeouts_ms.idle);
+    return 0;
 }
 
 static void on_later(struct msg *m)

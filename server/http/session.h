@@ -53,9 +53,10 @@ struct http {
     struct list later;    /* the same, in the next turn of the loop */
     struct msg later_msg; /* brings it: a timer would need memory */
     bool later_sent;
-    uint64_t now_us; /* of the event in hand */
-    bool closing;    /* a drain: the last answer of a connection carries Connection: close */
-    bool idle_over;  /* later in it: who has sent nothing is not waited for any more */
+    struct session *spare; /* for the next connection: made before it is accepted */
+    uint64_t now_us;       /* of the event in hand */
+    bool closing;          /* a drain: the last answer of a connection carries Connection: close */
+    bool idle_over;        /* later in it: who has sent nothing is not waited for any more */
     unsigned refused_logged;
     uint64_t refused_second;
 };
@@ -91,8 +92,11 @@ int http_init(struct http *h, struct loop *loop, const struct http_app *app, voi
 bool http_step(struct http *h);
 void http_reap(struct http *h);
 
-/* A fresh connection; fd becomes the session's, also on failure. */
-void session_open(struct http *h, int fd, const struct sockaddr *peer);
+/* Before a connection is accepted: -1 when there is no memory for one. */
+int session_prepare(struct http *h);
+/* A fresh connection, after session_prepare; fd becomes the session's. -1: it had to be closed, for
+   the kernel or libevent has no room to watch it. */
+int session_open(struct http *h, int fd, const struct sockaddr *peer);
 
 /* ---- For the layer above --------------------------------------------------------------------- */
 

@@ -45,6 +45,7 @@ struct worker {
     struct acceptor *acceptors;
     unsigned nacceptors;
     struct event retry; /* after a pause, or the last look at closing listeners */
+    bool retry_due;     /* else it only keeps its place among libevent's timers */
     bool accepting, closing, ending;
     bool starved;       /* atomic: no descriptors */
     struct msg command; /* from the control thread; its fn says what */
@@ -95,9 +96,18 @@ static void accept_off(struct worker *w)
         acceptor_off(&w->acceptors[i]);
 }
 
+/* It is always pending, so that to move it needs no memory and cannot fail. */
+static int retry_keep(struct worker *w)
+{
+    static const struct timeval far = { 3600, 0 };
+    w->retry_due = false;
+    return event_add(&w->retry, &far);
+}
+
 static void retry_in(struct worker *w, unsigned ms)
 {
     struct timeval tv = { ms / 1000, (ms % 1000) * 1000 };
+    w->retry_due = true;
     event_add(&w->retry, &tv);
 }
 
@@ -143,12 +153,20 @@ static bool accept_one(struct acceptor *a)
         pause_accepting(w, full);
         return false;
     }
+    if (session_prepare(&w->http) != 0) {
+        pause_accepting(w, "no memory for a connection");
+        return false;
+    }
     int fd = accept4(a->listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         if (a->listener->kind == LISTENER_UNIX)
             peer.ss_family = AF_UNIX;
-        session_open(&w->http, fd, (struct sockaddr *)&peer);
-        return true;
+        if (session_open(&w->http, fd, (struct sockaddr *)&peer) == 0)
+            return true;
+        pause_accepting(
+            w, "a connection had to be closed: the kernel or libevent has no room to watch it "
+               "(memory, fs.epoll.max_user_watches)");
+        return false;
     }
     switch (errno) {
     case EAGAIN:
@@ -202,6 +220,10 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
     struct worker *w = arg;
+    bool due = w->retry_due;
+    retry_keep(w);
+    if (!due)
+        return;
     loop_enter(&w->loop);
     __atomic_store_n(&w->starved, false, __ATOMIC_RELAXED);
     if (w->ending) {
@@ -416,6 +438,10 @@ static int set_up(struct worker *w, struct event_base *base)
         event_assign(&w->acceptors[i].event, base, w->acceptors[i].listener->fd,
                      EV_READ | EV_PERSIST, on_accept, &w->acceptors[i]);
     event_assign(&w->retry, base, -1, 0, on_retry, w);
+    if (retry_keep(w) != 0)
+        return err_set(&w->failed, "a worker's event loop cannot be set up");
+    if (!log_prepare())
+        return err_set(&w->failed, "no memory for a worker's log");
     if (chain_init(&w->chain, &w->loop, &w->http, ws->pool, ws->n, ws->config, &w->failed) != 0)
         return -1;
     return http_init(&w->http, &w->loop, &chain_app, &w->chain, &w->failed);

@@ -165,4 +165,23 @@ def _():
         wait_for(lambda: s.status()["in_flight"] == n + 1, 5, "one more timer runs")
     s.kill()
 
+
+@case("no memory for a connection: it waits in the kernel's queue, and that is told")
+def _():
+    injector = Injector()
+    s = Server(["hello"], workers=1, env=injector.env)
+    mark = s.mark()
+    injector.arm("allocation", 0, FOR_EVER)
+    try:
+        conns = [Conn(s) for _ in range(20)]
+        for conn in conns:
+            conn.send(request_bytes("GET", "/hello"))
+        event = wait_for(lambda: s.event("accept_paused", mark), 5, "accepting pauses")
+    finally:
+        injector.disarm()
+    like(event["msg"], "memory", "the log says why")
+    is_([conn.response().status for conn in conns], [200] * 20, "when there is memory, all are answered")
+    s.kill()
+
+
 main()
