@@ -2,22 +2,13 @@
 #include "http/session.h"
 #include "http/session_private.h"
 
-#include "base/escape.h"
-#include "base/log.h"
-#include "http/field.h"
-#include "http/status.h"
-
 #include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define REFUSED_PER_SECOND 10
-#define DRAIN_LINGER_MS    1000u
-#define NOW_MS(h)          ((h)->now_us / 1000u)
-
-static void session_input(struct session *s);
+#define NOW_MS(h) ((h)->now_us / 1000u)
 
 static struct session *session_of(struct conn *c)
 {
@@ -39,8 +30,7 @@ static int keep_rest(struct session *s)
     return rest.len ? buf_add(&s->in, rest.ptr, rest.len) : 0;
 }
 
-/* Reads once; level-triggered events bring us back for more. */
-static HOT ssize_t read_more(struct session *s)
+HOT ssize_t session_read(struct session *s)
 {
     struct http *h = s->http;
     if (LIKELY(!s->in.data)) {
@@ -83,8 +73,7 @@ static COLD void abandon_how(struct session *s, const char *why, bool by_us, boo
         s->http->app->cut(r, why);
 }
 
-/* The connection is of no more use: its request, if any, learns that it was cut. */
-static COLD void abandon(struct session *s, const char *why, bool by_us)
+void session_abandon(struct session *s, const char *why, bool by_us)
 {
     const struct request *r = s->request;
     abandon_how(s, why, by_us, r && r->response.until_eof && !r->response.done);
@@ -104,69 +93,6 @@ void request_cut(struct request *r)
     bool reset = r->response.until_eof && r->response.head_sent;
     let_go(s);
     conn_close(&s->conn, reset, true);
-}
-
-static COLD void log_refused(struct session *s, unsigned status, const char *why)
-{
-    struct http *h = s->http;
-    uint64_t second = h->now_us / 1000000u;
-    if (second != h->refused_second) {
-        h->refused_second = second;
-        h->refused_logged = 0;
-    }
-    if (h->refused_logged++ >= REFUSED_PER_SECOND || !log_on(LOG_WARN))
-        return;
-    char peer[ADDR_TEXT_MAX];
-    conn_peer(&s->conn, peer);
-    struct log_line l;
-    log_begin(&l, LOG_WARN, "refused", "refused a request: %s", why);
-    log_u64(&l, "status", status);
-    log_z(&l, "why", why);
-    log_z(&l, "peer", peer);
-    log_end(&l);
-}
-
-/* Does the refused head begin like one whose answer has no body? */
-static bool asks_head(struct str in)
-{
-    while (in.len >= 2 && in.ptr[0] == '\r' && in.ptr[1] == '\n') {
-        in.ptr += 2;
-        in.len -= 2;
-    }
-    return in.len >= 5 && memcmp(in.ptr, "HEAD ", 5) == 0;
-}
-
-static size_t problem(char *body, size_t room, unsigned status, const char *why)
-{
-    char detail[160];
-    size_t used, len = escape(detail, sizeof detail, str_of(why), ESCAPE_STRING, &used);
-    const char *reason = status_reason(status);
-    int n = snprintf(body, room, "{\"title\":\"%s\",\"status\":%u,\"detail\":\"%.*s\"}\n",
-                     reason ? reason : "", status, (int)len, detail);
-    return n > 0 && (size_t)n < room ? (size_t)n : 0;
-}
-
-/* What has no request gets a plain answer, and the connection ends. `in` is what it began with. */
-static COLD void refuse(struct session *s, unsigned status, const char *why, struct str in)
-{
-    struct http *h = s->http;
-    bool bodyless = asks_head(in);
-    COUNTER_ADD(h->conns.loop->stats.refused, 1);
-    COUNTER_ADD(h->conns.loop->stats.responses[status / 100], 1);
-    log_refused(s, status, why);
-    char body[320], head[512];
-    const char *reason = status_reason(status);
-    size_t blen = problem(body, sizeof body, status, why);
-    int hlen = snprintf(head, sizeof head,
-                        "HTTP/1.1 %u %s\r\n%sContent-Type: application/problem+json\r\n"
-                        "Content-Length: %zu\r\nConnection: close\r\n\r\n",
-                        status, reason ? reason : "", http_lines(h), blen);
-    if (hlen > 0 && (size_t)hlen < sizeof head &&
-        out_copy(&s->conn.out, NULL, head, (size_t)hlen) == 0 &&
-        (bodyless || blen == 0 || out_copy(&s->conn.out, NULL, body, blen) == 0))
-        conn_linger(&s->conn, LINGER_MS);
-    else
-        conn_close(&s->conn, false, true);
 }
 
 static NOINLINE void end_after(struct session *s, const struct request *r)
@@ -256,14 +182,14 @@ static void begin(struct session *s, struct str head)
     struct http *h = s->http;
     struct request *r = h->app->open(h->arg);
     if (UNLIKELY(!r)) {
-        refuse(s, 503, "no memory for the request", head);
+        session_refuse(s, 503, "no memory for the request", head);
         return;
     }
     struct head_verdict v = { 0 };
     if (head_parse(h->parser, &r->arena, head.ptr, head.len, &r->head, &v) != 0 ||
         target_parse(&r->arena, r->head.target, &r->target, &v) != 0) {
         h->app->close(h->arg, r);
-        refuse(s, v.status, v.why, head);
+        session_refuse(s, v.status, v.why, head);
         return;
     }
     session_consume(s, head.len);
@@ -289,7 +215,7 @@ static bool next_head(struct session *s)
     case GUARD_MORE:
         return false;
     case GUARD_BAD:
-        refuse(s, v.status, v.why, in);
+        session_refuse(s, v.status, v.why, in);
         return false;
     case GUARD_HEAD:
         break;
@@ -351,7 +277,7 @@ static HOT void settle(struct session *s)
     }
 }
 
-static HOT void session_input(struct session *s)
+HOT void session_input(struct session *s)
 {
     struct http *h = s->http;
     s->busy = true;
@@ -374,7 +300,7 @@ static HOT void session_input(struct session *s)
     s->busy = false;
     if (conn_is_open(&s->conn)) {
         if (UNLIKELY(keep_rest(s) != 0)) {
-            abandon(s, "no memory for unread input", true);
+            session_abandon(s, "no memory for unread input", true);
             return;
         }
         settle(s);
@@ -383,36 +309,20 @@ static HOT void session_input(struct session *s)
     }
 }
 
-/*
- * A drain answers what came in time: what is here when closing begins and, on a connection that has
- * no request then, what comes first. The answer to the last request of that says close; a client
- * that goes on and on pipelining is not followed.
- */
-static void note_owed(struct session *s)
-{
-    if (s->http->closing && !s->request && s->owed == 0)
-        s->owed = session_view(s).len;
-}
-
-HOT bool session_ends_with(const struct session *s, const struct request *r)
-{
-    return s->http->closing && (s->owed == 0 || !r->body_complete);
-}
-
 static HOT void on_readable(struct conn *c)
 {
     struct session *s = session_of(c);
     s->http->now_us = loop_now_us(c->all->loop);
     s->answered = 0;
-    ssize_t n = read_more(s);
+    ssize_t n = session_read(s);
     if (n == -1)
         return;
     if (UNLIKELY(n == -2)) {
-        abandon(s, "the client reset the connection", false);
+        session_abandon(s, "the client reset the connection", false);
         return;
     }
     if (n > 0) {
-        note_owed(s);
+        session_note_owed(s);
         session_input(s);
         return;
     }
@@ -456,7 +366,7 @@ static void on_broken(struct conn *c, enum out_result how, const char *why)
     if (s->flushing)
         session_fail(s);
     else
-        abandon(s, why, false);
+        session_abandon(s, why, false);
 }
 
 static void on_timeout(struct conn *c, enum conn_timeout which)
@@ -473,7 +383,7 @@ static void on_timeout(struct conn *c, enum conn_timeout which)
         if (session_body_awaited(s->request)) /* else it is what was left of the idle deadline */
             session_body_broken(s->request, 408, "the body did not come within timeouts_ms.body");
     } else if (s->in_head)
-        refuse(s, 408, "the head did not come within timeouts_ms.head", session_view(s));
+        session_refuse(s, 408, "the head did not come within timeouts_ms.head", session_view(s));
     else
         conn_close(c, false, true);
 }
@@ -559,94 +469,4 @@ bool http_step(struct http *h)
 void http_reap(struct http *h)
 {
     conns_reap(&h->conns);
-}
-
-void http_set_closing(struct http *h)
-{
-    h->closing = true;
-    list_each (n, &h->conns.open) {
-        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
-        int in_kernel = 0;
-        s->known_idle = true;
-        if (conn_is_open(&s->conn) && ioctl(s->conn.fd, FIONREAD, &in_kernel) == 0 && in_kernel > 0)
-            s->owed = (size_t)in_kernel;
-        s->owed += session_view(s).len;
-    }
-}
-
-/* Has the body stood still for long because its plugin does not want it, or not now? */
-static bool stands_still(struct session *s)
-{
-    const struct request *r = s->request;
-    bool taken =
-        r->body_complete || r->body_discard || (r->body_mode != BODY_UNWANTED && !r->body_paused);
-    if (taken || s->owed != s->owed_seen)
-        s->looks = 0;
-    s->owed_seen = s->owed;
-    return !taken && ++s->looks >= STILL_LOOKS;
-}
-
-/* Will another request begin on it? What is owed may all be the body of the one in hand. */
-static bool goes_on(struct session *s)
-{
-    const struct request *r = s->request;
-    if (!r)
-        return true;
-    if (s->owed == 0 || !r->head.keep_alive)
-        return false;
-    if (!r->body_complete && r->head.framing == BODY_LENGTH && s->owed <= r->body_left)
-        return false;
-    if (stands_still(s))
-        s->owed = 0; /* from now on this request is the last */
-    return s->owed > 0;
-}
-
-bool http_is_quiet(struct http *h)
-{
-    bool quiet = true;
-    list_each (n, &h->conns.open) {
-        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
-        if (conn_is_open(&s->conn) && goes_on(s))
-            quiet = false;
-    }
-    return quiet;
-}
-
-static void end_idle(struct http *h, bool all)
-{
-    h->now_us = loop_clock_us(h->conns.loop);
-    list_each_safe (n, &h->conns.open) {
-        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
-        if (s->request || !conn_is_open(&s->conn) || s->in.len > s->in_at)
-            continue;
-        if (!all && !s->known_idle) {
-            s->known_idle = true;
-            continue;
-        }
-        ssize_t got = read_more(s); /* once more: a request may have arrived meanwhile */
-        note_owed(s);
-        if (got > 0)
-            session_input(s);
-        else
-            conn_linger(&s->conn, DRAIN_LINGER_MS);
-    }
-}
-
-void http_make_room(struct http *h)
-{
-    end_idle(h, false);
-}
-
-void http_close_idle(struct http *h)
-{
-    h->idle_over = true;
-    end_idle(h, true);
-}
-
-void http_close_all(struct http *h)
-{
-    list_each_safe (n, &h->conns.open) {
-        struct session *s = list_entry(list_entry(n, struct conn, node), struct session, conn);
-        abandon(s, "the server cut what was left at the end of its drain", true);
-    }
 }

@@ -1,4 +1,4 @@
-/* What session.c, session_body.c and response.c know of each other. */
+/* What session*.c, refuse.c and response.c know of each other. */
 #ifndef GRAFT_HTTP_SESSION_PRIVATE_H
 #define GRAFT_HTTP_SESSION_PRIVATE_H
 
@@ -25,6 +25,33 @@ static inline void session_consume(struct session *s, size_t n)
     s->in_at += n; /* the memory stays until the session settles: pieces may point into it */
 }
 
+#define DRAIN_LINGER_MS 1000u
+
+/* Reads once; level-triggered events bring us back for more. As conn_recv, and -2 without memory.
+ */
+ssize_t session_read(struct session *s);
+/* Serves what was read, as far as it goes. */
+void session_input(struct session *s);
+
+/* The connection is of no more use: its request, if any, learns that it was cut. */
+COLD void session_abandon(struct session *s, const char *why, bool by_us);
+
+/* What has no request gets a plain answer, and the connection ends. `in` is what it began with. */
+COLD void session_refuse(struct session *s, unsigned status, const char *why, struct str in);
+
+/* A drain (session_closing.c): what was just read came in time, if the connection was idle. */
+static inline void session_note_owed(struct session *s)
+{
+    if (UNLIKELY(s->http->closing) && !s->request && s->owed == 0)
+        s->owed = session_view(s).len;
+}
+
+/* A drain: is `r`, whose answer's head is being composed, the last request of its connection? */
+static inline bool session_ends_with(const struct session *s, const struct request *r)
+{
+    return UNLIKELY(s->http->closing) && (s->owed == 0 || !r->body_complete);
+}
+
 /* The body of the request in hand (session_body.c). */
 void session_body_begin(struct request *r);
 bool session_body_feed(struct session *s, struct request *r); /* false: nothing can be taken now */
@@ -36,9 +63,6 @@ void session_discard_available(struct session *s, struct request *r);
 
 /* After output was queued or left: deadlines; true when the response is over and was let go of. */
 bool session_sent(struct session *s, struct request *r);
-
-/* A drain: is `r`, whose answer's head is being composed, the last request of its connection? */
-bool session_ends_with(const struct session *s, const struct request *r);
 
 /* The connection failed while the layer above was calling: closed, and its request let go of. */
 COLD void session_fail(struct session *s);
