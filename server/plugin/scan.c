@@ -24,7 +24,7 @@ static int no_memory(struct scan *s)
 
 /* ---- Reading the folder ---------------------------------------------------------------------- */
 
-static bool is_plugin_name(const char *name)
+bool scan_takes(const char *name)
 {
     size_t len = strlen(name);
     return name[0] != '.' && len > 3 && strcmp(name + len - 3, ".so") == 0;
@@ -79,7 +79,7 @@ static int list_folder(struct scan *s, int *dirfd_out, DIR **dir_out)
                            path, strerror(errno));
         if (e == NULL)
             break;
-        if (is_plugin_name(e->d_name) && found_add(s, e->d_name) == NULL)
+        if (scan_takes(e->d_name) && found_add(s, e->d_name) == NULL)
             return no_memory(s);
     }
     if (s->nfound > 1)

@@ -53,6 +53,9 @@ struct scan {
     size_t nfound, cap;
 };
 
+/* Whether a file of this name is a plugin: NAME.so, and no dot before it. Any thread. */
+bool scan_takes(const char *name);
+
 void scan_work(struct job *job); /* [loader] */
 void scan_fini(struct scan *s);  /* what is staged and not taken (staged = NULL) stays on disk */
 

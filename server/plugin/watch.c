@@ -1,12 +1,14 @@
 /*
- * Orchestrators do not write files, they swap links: so every link on the way, of the folder itself
- * and of each file in it, is watched where it lies, and followed. The set is made anew before each
- * scan; what is watched still is kept, so that nothing is missed in between.
+ * Orchestrators do not write files, they swap links and rename folders: so every part of the way,
+ * of the folder itself and of each link in it, is watched where it lies, and links are followed.
+ * The set is made anew before each scan; what is watched still is kept, so that nothing is missed
+ * in between.
  */
 #include "plugin/watch.h"
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "plugin/scan.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,15 +24,17 @@
 #define DEBOUNCE_MAX_MS 2000 /* under steady writing a scan is made all the same */
 #define MAX_LINKS       40
 #define MAX_WATCHES     1024
-#define MASK                                                                                       \
-    (IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_ATTRIB |            \
-     IN_DELETE_SELF | IN_MOVE_SELF)
 
-/* What counts in a watched folder: everything, or one name. */
+/* Of a folder on the way only what lies there, not what is written into it: it may be /tmp. */
+#define COMES_AND_GOES                                                                             \
+    (IN_CREATE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF)
+#define EVERYTHING (COMES_AND_GOES | IN_CLOSE_WRITE | IN_ATTRIB)
+
+/* What counts in a watched folder: every plugin file, or one name. */
 struct interest {
     int wd;
     bool fresh; /* of the set that is being made */
-    char *name; /* NULL: everything */
+    char *name; /* NULL: the plugin files, and the folder itself */
 };
 
 #define WATCH_MAGIC 0x77746368u
@@ -51,19 +55,34 @@ struct watch {
 
 /* ---- What to watch --------------------------------------------------------------------------- */
 
-static void interest_add(struct watch *w, const char *folder, const char *name)
+static void tell_full(struct watch *w, const char *folder, const char *why)
 {
-    int wd = inotify_add_watch(w->fd, folder, MASK | IN_ONLYDIR);
-    if (wd < 0)
-        return; /* not there: its parent is watched */
+    if (!w->full)
+        log_msg(LOG_WARN, "watch", "cannot watch %s: %s; changes there wait for graftctl reload",
+                folder, why);
+    w->full = true;
+}
+
+static bool interest_known(struct watch *w, int wd, const char *name)
+{
     for (size_t i = 0; i < w->n; i++) {
         struct interest *in = &w->interests[i];
         if (in->wd == wd && (in->name == NULL) == (name == NULL) &&
             (name == NULL || strcmp(in->name, name) == 0)) {
             in->fresh = true;
-            return;
+            return true;
         }
     }
+    return false;
+}
+
+static void interest_add(struct watch *w, const char *folder, const char *name, uint32_t mask)
+{
+    int wd = inotify_add_watch(w->fd, folder, mask | IN_ONLYDIR | IN_MASK_ADD);
+    if (wd < 0 && (errno == ENOSPC || errno == ENOMEM))
+        tell_full(w, folder, "inotify has no more watches: raise fs.inotify.max_user_watches");
+    if (wd < 0 || interest_known(w, wd, name))
+        return; /* not there: its parent is watched */
     char *copy = name != NULL ? strdup(name) : NULL;
     struct interest *more =
         w->n < MAX_WATCHES ? realloc(w->interests, (w->n + 1) * sizeof *more) : NULL;
@@ -71,28 +90,40 @@ static void interest_add(struct watch *w, const char *folder, const char *name)
         w->interests = more;
     if (more == NULL || (name != NULL && copy == NULL)) {
         free(copy);
-        if (!w->full)
-            log_msg(LOG_WARN, "watch", "not all of %s can be watched: use graftctl reload", folder);
-        w->full = true;
+        tell_full(w, folder,
+                  w->n < MAX_WATCHES ? "out of memory" : "too many links in the plugin folder");
         return;
     }
     w->interests[w->n++] = (struct interest){ .wd = wd, .fresh = true, .name = copy };
 }
 
 /* Watches the folder in which `path` lies for its last name. */
-static void watch_name(struct watch *w, const char *path)
+static void watch_name(struct watch *w, const char *path, uint32_t mask)
 {
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
     if (slash == NULL) {
-        interest_add(w, ".", path);
+        interest_add(w, ".", path, mask);
         return;
     }
     const char *name = path + (slash - folder) + 1;
     slash[slash == folder ? 1 : 0] = '\0';
     if (*name != '\0')
-        interest_add(w, folder, name);
+        interest_add(w, folder, name, mask);
+}
+
+/* The same for every part of the path but the last. From the left, so that a folder that is made
+   meanwhile is seen by the watch on the one above it. */
+static void watch_parents(struct watch *w, const char *path)
+{
+    char part[PATH_MAX];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *slash = strchr(part + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        watch_name(w, part, COMES_AND_GOES);
+        *slash = '/';
+    }
 }
 
 /* Replaces the link at path[0..len) by what it holds; false when that does not fit. */
@@ -130,7 +161,7 @@ static size_t first_link(const char *path)
     return 0;
 }
 
-/* Watches every link on the way; leaves the path without links. */
+/* Watches every link and every folder on the way; leaves the path without links. */
 static void watch_path(struct watch *w, char path[PATH_MAX])
 {
     for (int i = 0; i < MAX_LINKS; i++) {
@@ -140,11 +171,13 @@ static void watch_path(struct watch *w, char path[PATH_MAX])
         char link[PATH_MAX];
         memcpy(link, path, len);
         link[len] = '\0';
-        watch_name(w, link);
+        watch_parents(w, link);
+        watch_name(w, link, COMES_AND_GOES);
         if (!follow_link(path, len))
             return;
     }
-    watch_name(w, path);
+    watch_parents(w, path);
+    watch_name(w, path, EVERYTHING);
 }
 
 static void watch_files(struct watch *w, const char *folder)
@@ -156,7 +189,8 @@ static void watch_files(struct watch *w, const char *folder)
         return;
     for (const struct dirent *e; (e = readdir(dir)) != NULL;) {
         int len = snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (e->d_name[0] == '.' || len < 0 || (size_t)len >= sizeof path)
+        if (!scan_takes(e->d_name) || (e->d_type != DT_LNK && e->d_type != DT_UNKNOWN) || len < 0 ||
+            (size_t)len >= sizeof path)
             continue;
         if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
             watch_path(w, path);
@@ -193,23 +227,30 @@ void watch_refresh(struct watch *w)
     snprintf(path, sizeof path, "%s", swap_config(w->swap)->plugin_dir);
     for (size_t len = strlen(path); len > 1 && path[len - 1] == '/'; len--)
         path[len - 1] = '\0';
+    interest_add(w, path, NULL, EVERYTHING); /* ahead of the others, should there be few watches */
     watch_path(w, path);
-    interest_add(w, path, NULL);
+    interest_add(w, path, NULL, EVERYTHING);
     watch_files(w, path);
     drop_old(w);
 }
 
 /* ---- What happens ---------------------------------------------------------------------------- */
 
+/* Editors' temporary files and logs beside the plugins are nobody's plugins. */
+static bool is_of(const struct interest *in, const struct inotify_event *e)
+{
+    if (in->name == NULL)
+        return e->len == 0 || scan_takes(e->name);
+    return e->len > 0 && strcmp(in->name, e->name) == 0;
+}
+
 static bool counts(const struct watch *w, const struct inotify_event *e)
 {
     if (e->mask & (IN_Q_OVERFLOW | IN_DELETE_SELF | IN_MOVE_SELF))
         return true;
-    for (size_t i = 0; i < w->n; i++) {
-        const struct interest *in = &w->interests[i];
-        if (in->wd == e->wd && (in->name == NULL || (e->len > 0 && strcmp(in->name, e->name) == 0)))
+    for (size_t i = 0; i < w->n; i++)
+        if (w->interests[i].wd == e->wd && is_of(&w->interests[i], e))
             return true;
-    }
     return false;
 }
 
@@ -294,6 +335,15 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     ask(w);
 }
 
+/* Whether the plugin folder itself is watched, not only what leads to it. */
+static bool has_folder(const struct watch *w)
+{
+    bool has = false;
+    for (size_t i = 0; i < w->n; i++)
+        has = has || w->interests[i].name == NULL;
+    return has;
+}
+
 int watch_open(struct watch **out, struct swap *s, struct event_base *base, struct err *err)
 {
     struct watch *w = calloc(1, sizeof *w);
@@ -317,7 +367,7 @@ int watch_open(struct watch **out, struct swap *s, struct event_base *base, stru
         return err_set(err, "out of memory for the folder watch");
     }
     watch_refresh(w);
-    if (w->n == 0) {
+    if (w->n == 0 || (w->full && !has_folder(w))) {
         watch_free(w);
         return err_set(err,
                        "cannot watch %s: inotify refuses it: is the folder there, and "

@@ -1,7 +1,7 @@
 /*
- * The folder watch: inotify on the plugin folder, on the folders of the links that lead to it and
- * to the files in it, and on where they lead. Changes within 200 ms are one; what has changed is
- * for the scan to find out, by hashes. Control thread.
+ * The folder watch: inotify on the plugin folder, on all folders above it, and the same for the
+ * links that lead to it and to the files in it, and for where they lead. Changes within 200 ms are
+ * one; what has changed is for the scan to find out, by hashes. Control thread.
  */
 #ifndef GRAFT_PLUGIN_WATCH_H
 #define GRAFT_PLUGIN_WATCH_H

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 # What makes a swap: USR2, HUP, reload and the watch, alone, at once and at random moments; what vanishes
+import ctypes
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -239,6 +242,100 @@ def _():
     is_(s.get("/hello").status, 200, "what is in both went on")
     os.unlink(s.plugin_dir)
     os.mkdir(s.plugin_dir)
+
+
+@case("the watch: a folder above the plugin folder is moved away and another one comes")
+def _():
+    s = Server({"hello": "hello"}, start=False, args=["--watch"])
+    top = f"{s.dir}/srv"
+
+    def release(n, at):
+        os.makedirs(f"{at}/app/plugins")
+        shutil.copy(plugin_path(f"versioned_v{n}"), f"{at}/app/plugins/versioned.so")
+    release(1, top)
+    s.config["plugin_dir"] = f"{top}/app/plugins"
+    s.write_config()
+    s.start()
+    is_(s.get("/version").text, "v1\n", "v1")
+    for n, what, of, pause in ((2, "the parent", "/app", 0), (1, "the parent's parent", "", 0),
+                               (3, "the parent", "/app", 0.6), (2, "the parent's parent", "", 0.6)):
+        spare = tempfile.mkdtemp(dir=s.dir)
+        release(n, f"{spare}/srv")
+        os.rename(top + of, f"{spare}/old")
+        time.sleep(pause)
+        is_(s.get("/version").status, 200, "while it is away, the old one serves")
+        os.rename(f"{spare}/srv{of}", top + of)
+        becomes(s, f"v{n}\n", f"{what} is another one, {pause} s later: v{n}")
+    shutil.rmtree(top)
+    time.sleep(0.6)
+    release(3, top)
+    becomes(s, "v3\n", "all of it removed, and made again step by step")
+
+
+@case("the watch: what is no plugin file makes no scan and uses nothing up")
+def _():
+    s = watched({"hello": "hello", "versioned": "versioned_v1"})
+    mark = s.mark()
+    for n in range(1500):
+        os.symlink("/etc/passwd", f"{s.plugin_dir}/link-{n}")
+    with open(f"{s.plugin_dir}/app.log", "w", buffering=1) as f:
+        for name in ("4913", ".versioned.so.swp", "versioned.so~", "#versioned.so#", "README"):
+            with open(f"{s.plugin_dir}/{name}", "w") as other:
+                other.write(name)
+            os.unlink(f"{s.plugin_dir}/{name}")
+            f.write("x\n")
+            time.sleep(0.1)
+    time.sleep(0.5)
+    is_(s.find_events("swap", mark), [], "no scan was made for them")
+    is_(s.find_events("watch", mark), [], "and all can still be watched")
+    os.mkdir(f"{s.dir}/elsewhere")
+    shutil.copy(plugin_path("versioned_v2"), f"{s.dir}/elsewhere/v.so")
+    os.unlink(file_of(s, "versioned"))
+    os.symlink(f"{s.dir}/elsewhere/v.so", file_of(s, "versioned"))
+    becomes(s, "v2\n", "a plugin becomes a link among them")
+    shutil.copy(plugin_path("versioned_v3"), f"{s.dir}/elsewhere/new")
+    os.rename(f"{s.dir}/elsewhere/new", f"{s.dir}/elsewhere/v.so")
+    becomes(s, "v3\n", "what it leads to is replaced")
+
+
+def few_watches(n):
+    """For preexec_fn: a user namespace in which inotify gives `n` watches."""
+    def unshare():
+        uid, gid = os.geteuid(), os.getegid()
+        if ctypes.CDLL(None).unshare(0x10000000) != 0:  # CLONE_NEWUSER
+            os._exit(99)
+        for file, text in (("self/setgroups", "deny"), ("self/uid_map", f"0 {uid} 1"), ("self/gid_map", f"0 {gid} 1"),
+                           ("sys/user/max_inotify_watches", str(n))):
+            with open(f"/proc/{file}", "w") as f:
+                f.write(text)
+    return unshare
+
+
+def can_limit_watches():
+    try:
+        return subprocess.run(["true"], preexec_fn=few_watches(1)).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+@case("the watch: inotify has no watches left: said, and graftctl reload does it", can_limit_watches(),
+      "no user namespace with limits of its own")
+def _():
+    for n in (0, 1, 5):
+        s = Server({"hello": "hello"}, start=False, args=["--watch"], preexec_fn=few_watches(n))
+        for i in range(8):
+            os.mkdir(f"{s.dir}/volume-{i}")
+            os.symlink(f"{s.dir}/volume-{i}/none.so", f"{s.plugin_dir}/linked-{i}.so")
+            shutil.copy(plugin_path("hello"), f"{s.dir}/volume-{i}/none.so")
+        s.config["plugins"] = {"hello": {"enabled": False}}
+        s.write_config()
+        s.start()
+        said = s.find_events(level="warn" if n else "error", msg=re.compile(r"cannot watch .*fs\.inotify\.max_user_watches"))
+        ok(said, f"{n} watches: said, with the cure", s.tail())
+        put(s, "versioned_v1", "versioned")
+        if n:
+            becomes(s, "v1\n", "the plugin folder is what is watched first")
+        ok(s.reload()["ok"] and s.get("/version").text == "v1\n", "reload swaps")
 
 
 @case("the watch can be switched on and off by HUP")
