@@ -15,6 +15,7 @@
 
 #define LISTEN_FDS_FIRST 3    /* SD_LISTEN_FDS_START */
 #define BACKLOG          4096 /* the kernel cuts it at net.core.somaxconn */
+#define MOST_HOPS        255
 
 static struct listener *add(struct listeners *ls, int fd, enum listener_kind kind, int worker)
 {
@@ -300,7 +301,7 @@ void listeners_free(struct listeners *ls)
  * connections send (the filter is on the listener, but connections inherit it when accepted: a SYN
  * never belongs to one).
  */
-int listener_refuse_new(const struct listener *l)
+static int filter_syns(const struct listener *l)
 {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
@@ -309,4 +310,37 @@ int listener_refuse_new(const struct listener *l)
     };
     struct sock_fprog prog = { sizeof code / sizeof code[0], code };
     return setsockopt(l->fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog);
+}
+
+/* Asks that segments come with at least `ttl` hops to go; 0: any may. On an IPv6 socket both count,
+   as IPv4 clients may reach it. */
+static int ask_hops(int fd, int ttl)
+{
+    int v4 = setsockopt(fd, IPPROTO_IP, IP_MINTTL, &ttl, sizeof ttl);
+    int family = 0;
+    socklen_t len = sizeof family;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len) != 0)
+        return -1;
+    return family == AF_INET6 ? setsockopt(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, &ttl, sizeof ttl)
+                              : v4;
+}
+
+/*
+ * Some kernels and policies let only root attach a filter. Hosts send with 64 or 128 hops to go; a
+ * listener that asks for 255 hears no SYN any more. The last ACK of a handshake under way is
+ * matched to that handshake before the listener is asked. Its connection inherits the demand, so
+ * listener_admit takes it off; what the client sent before that, it sends again.
+ */
+int listener_refuse_new(const struct listener *l)
+{
+    if (filter_syns(l) == 0)
+        return 0;
+    int cause = errno, rc = ask_hops(l->fd, MOST_HOPS);
+    errno = cause;
+    return rc;
+}
+
+void listener_admit(int fd)
+{
+    ask_hops(fd, 0);
 }

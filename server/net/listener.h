@@ -44,7 +44,9 @@ void listeners_close(struct listeners *ls);
 void listeners_free(struct listeners *ls);
 
 /* Drops SYNs that arrive from now on, and nothing else, so that the queue can be emptied and the
-   socket closed without a reset. TCP sockets that only we hold. 0 or -1 (errno). */
+   socket closed without a reset. TCP sockets that only we hold. 0 or -1 (errno). Connections that
+   are accepted from then on must be given to listener_admit. */
 int listener_refuse_new(const struct listener *l);
+void listener_admit(int fd);
 
 #endif

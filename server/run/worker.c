@@ -161,6 +161,8 @@ static bool accept_one(struct acceptor *a)
     if (fd >= 0) {
         if (a->listener->kind == LISTENER_UNIX)
             peer.ss_family = AF_UNIX;
+        else if (w->closing)
+            listener_admit(fd);
         if (session_open(&w->http, fd, (struct sockaddr *)&peer) == 0)
             return true;
         pause_accepting(
