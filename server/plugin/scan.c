@@ -66,7 +66,9 @@ static int list_folder(struct scan *s, int *dirfd_out, DIR **dir_out)
         int why = errno;
         if (fd >= 0)
             close(fd);
-        return err_set(&s->job.err, "cannot read the plugin folder %s: %s: nothing is changed",
+        return err_set(&s->job.err,
+                       "cannot read the plugin folder %s: %s: nothing is changed: make it, or name "
+                       "another one (plugin_dir, --plugins)",
                        path, strerror(why));
     }
     *dir_out = dir;
@@ -167,9 +169,7 @@ static bool read_file(struct scan *s, struct found *f, int dirfd)
         fail_by_stat(s, f, &link, text);
         return true;
     }
-    if (!S_ISREG(st.st_mode))
-        fail_by_stat(s, f, &st, "is not a regular file");
-    else if (stage_hash(dirfd, f->file, f->sha256, NULL, &err) != STAGE_OK) {
+    if (stage_hash(dirfd, f->file, f->sha256, NULL, &err) != STAGE_OK) {
         f->sha256[0] = '\0';
         fail_by_stat(s, f, &st, err.text);
     }
@@ -280,6 +280,9 @@ static int describe(struct scan *s, struct found *f)
     if (rc != 0)
         return fail_file(f, "preflight", &err);
     if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, &err) != 0) {
+        if (strstr(err.text, "failed to map segment") != NULL)
+            err_set(&err, "%s: has the mount of %s become noexec, or is memory short?", err.text,
+                    stage_path(s->stage));
         fail_file(f, "probe", &err);
         if (probe_was_short(&err))
             f->key[0] = '\0';

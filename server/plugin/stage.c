@@ -8,6 +8,8 @@
  */
 #include "plugin/stage.h"
 
+#include "base/log.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -196,6 +198,7 @@ static int claim(struct stage *s, const char *name)
     if (s->lock_fd >= 0) {
         if (is_entry(s->root_fd, name, s->dir_fd) && is_entry(s->dir_fd, LOCK, s->lock_fd)) {
             empty_folder(s->dir_fd, LOCK, TREE_DEPTH); /* of an earlier process of that name */
+            flock(s->dir_fd, LOCK_SH | LOCK_NB);       /* systemd-tmpfiles passes by, then */
             return 0;
         }
         close(s->lock_fd);
@@ -371,6 +374,84 @@ static int try_root(struct stage *s, const char *path, char why[256])
     return -1;
 }
 
+/* ---- When somebody has removed it ------------------------------------------------------------ */
+
+/* Puts `*from` where `to` is, which keeps its number: others may be at work with that. */
+static int move_fd(int *from, int to)
+{
+    int rc = dup3(*from, to, O_CLOEXEC) == to ? 0 : -1;
+    close(*from);
+    *from = -1;
+    return rc;
+}
+
+/* Our folder is there, its lock is gone: a start would take us for dead. */
+static int renew_lock(struct stage *s, char why[256])
+{
+    int lock = take_lock(s->dir_fd);
+    snprintf(why, 256, "its lock: %s", strerror(lock < 0 ? errno : EAGAIN));
+    if (lock < 0)
+        return -1;
+    if (is_entry(AT_FDCWD, s->path, s->dir_fd) && is_entry(s->dir_fd, LOCK, lock))
+        return move_fd(&lock, s->lock_fd);
+    close(lock);
+    return -1;
+}
+
+/* The folder of the same name in the same root, also when that has to be made again. */
+static int renew_folder(struct stage *s, char why[256])
+{
+    struct stage made = { .dir_fd = -1, .lock_fd = -1 };
+    size_t root_len = strlen(s->path) - strlen(s->name) - 1;
+    char root[PATH_MAX];
+    snprintf(root, sizeof root, "%.*s", (int)root_len, s->path);
+    made.root_fd = open_root(root, why);
+    if (made.root_fd < 0)
+        return -1;
+    int rc = claim(&made, s->name);
+    if (rc == 0)
+        made.path = path_of(made.dir_fd);
+    if (rc == 0 && made.path != NULL && strcmp(made.path, s->path) == 0) {
+        rc = move_fd(&made.root_fd, s->root_fd);
+        rc = move_fd(&made.dir_fd, s->dir_fd) != 0 ? -1 : rc;
+        rc = move_fd(&made.lock_fd, s->lock_fd) != 0 ? -1 : rc;
+    } else {
+        snprintf(why, 256, "%s", rc != 0 ? strerror(errno) : "its path leads elsewhere now");
+        close_own(&made);
+        close(made.root_fd);
+        rc = -1;
+    }
+    free(made.path);
+    return rc;
+}
+
+static bool is_whole(const struct stage *s)
+{
+    return is_entry(AT_FDCWD, s->path, s->dir_fd) && is_entry(s->dir_fd, LOCK, s->lock_fd);
+}
+
+int stage_renew(struct stage *s, struct err *err)
+{
+    char why[256] = "";
+    CHECK(s, STAGE_MAGIC);
+    if (is_whole(s))
+        return 0;
+    for (int attempt = 0; attempt < 5; attempt++) {
+        bool there = is_entry(AT_FDCWD, s->path, s->dir_fd);
+        int rc = there ? renew_lock(s, why) : renew_folder(s, why);
+        if (rc == 0 && is_whole(s)) {
+            log_msg(LOG_WARN, "stage", "somebody had removed %s%s: made again", s->path,
+                    there ? "/" LOCK : "");
+            return 0;
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = 4000000 }, NULL); /* a start may be removing it */
+    }
+    return err_set(err,
+                   "the stage folder %s was removed and cannot be made again: %s: make it possible "
+                   "for uid %ju, or restart graftd",
+                   s->path, why, (uintmax_t)geteuid());
+}
+
 /* ---- Choosing -------------------------------------------------------------------------------- */
 
 struct candidates {
@@ -432,7 +513,7 @@ static int choose(struct stage *s, const struct candidates *c, struct err *err)
     }
     return err_set(err,
                    "no folder for staged copies of plugins: %s: set stage_dir to a folder of mode "
-                   "0700, owned by uid %ju, on a mount without noexec",
+                   "0700, owned by uid %ju, on a mount with room and without noexec",
                    c->count > 0 ? tried.text : "out of memory", (uintmax_t)geteuid());
 }
 

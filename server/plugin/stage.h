@@ -5,8 +5,9 @@
  *   ROOT/PID-STARTTIME/.lock                held as long as the process lives
  *   ROOT/PID-STARTTIME/BASE/SHA12.SEQ.so    BASE: the plugin file's name without .so
  *
- * A copy stays until its version is unmapped: gdb and perf read it. Loader thread (or any other,
- * one at a time), except where a function says otherwise. Everything here may block.
+ * A copy stays until its version is unmapped: gdb and perf read it. Should somebody remove the
+ * folder (a cleaner of /tmp does), the next copy makes it again. Loader thread (or any other, one at
+ * a time), except where a function says otherwise. Everything here may block.
  */
 #ifndef GRAFT_PLUGIN_STAGE_H
 #define GRAFT_PLUGIN_STAGE_H
@@ -40,6 +41,12 @@ int stage_lock_fd(const struct stage *stage);
 
 /* Our folder itself, for those who work in it by openat. Stays the stage's. */
 int stage_dir_fd(const struct stage *stage);
+
+/*
+ * Makes our folder and its lock again, under the same path and the same descriptors, when somebody
+ * has removed them; costs a few stat() when all is well. 0 or -1. stage_copy does it.
+ */
+int stage_renew(struct stage *stage, struct err *err);
 
 /*
  * Before a root process becomes `uid`: makes the root that stage_open will look at first

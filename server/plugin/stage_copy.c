@@ -272,7 +272,8 @@ static enum stage_result copy_source(struct stage *stage, int from, const struct
     snprintf(temp, sizeof(temp), ".copy.%" PRIu64, out->seq);
     int to = openat(dir, temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (to < 0) {
-        err_set(err, "cannot make its copy in %s: %s", stage_path(stage), strerror(errno));
+        err_set(err, "cannot make its copy in %s: %s: make it writable for uid %ju, with room",
+                stage_path(stage), strerror(errno), (uintmax_t)geteuid());
         return STAGE_FAILED;
     }
     enum stage_result r = fill_copy(from, st, to, out, err);
@@ -321,7 +322,7 @@ enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, s
     static _Atomic uint64_t last_seq;
     char base[NAME_MAX + 1];
     memset(out, 0, sizeof(*out));
-    if (base_of(path, base, err) != 0)
+    if (base_of(path, base, err) != 0 || stage_renew(stage, err) != 0)
         return STAGE_FAILED;
     out->seq = atomic_fetch_add(&last_seq, 1) + 1;
     enum stage_result r = attempt(stage, dirfd, path, base, out, err);

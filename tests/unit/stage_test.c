@@ -628,6 +628,64 @@ TEST(whichever_call_fails_an_open_leaves_nothing)
     }
 }
 
+TEST(what_was_removed_is_made_again_at_the_same_descriptors)
+{
+    char root[256], folder[256], lock[280];
+    struct staged s;
+    struct stat st, own;
+    struct stage *stage = opened(so_path("stage"));
+    const char *path = plugin_file("p.so");
+    int dir = stage_dir_fd(stage);
+    snprintf(root, sizeof root, "%s", so_path("stage"));
+    snprintf(folder, sizeof folder, "%s", stage_path(stage));
+    snprintf(lock, sizeof lock, "%s/.lock", folder);
+    for (int depth = 1; depth <= 3; depth++) {
+        must(unlink(lock) == 0);
+        must(depth < 2 || rmdir(folder) == 0);
+        must(depth < 3 || rmdir(root) == 0);
+        is(stage_copy(stage, AT_FDCWD, path, &s, &err), STAGE_OK);
+        is(stage_dir_fd(stage), dir);
+        is(strncmp(s.path, folder, strlen(folder)), 0);
+        must(fstat(dir, &st) == 0 && stat(folder, &own) == 0);
+        is(own.st_ino, st.st_ino);
+        must(fstat(stage_lock_fd(stage), &st) == 0 && stat(lock, &own) == 0);
+        is(own.st_ino, st.st_ino);
+        struct stage *other = opened(root); /* does not take us for dead */
+        is(access(s.path, F_OK), 0);
+        stage_close(other);
+        stage_remove(stage, &s);
+    }
+    stage_close(stage);
+    is(count_below(root), 0);
+}
+
+TEST(whichever_call_fails_a_renewal_leaves_nothing)
+{
+    char folder[256], lock[280];
+    struct staged s;
+    struct stage *stage = opened(so_path("stage"));
+    const char *path = plugin_file("p.so");
+    snprintf(folder, sizeof folder, "%s", stage_path(stage));
+    snprintf(lock, sizeof lock, "%s/.lock", folder);
+    for (long n = 1, done = 0; !done; n++) {
+        unlink(lock);
+        rmdir(folder);
+        rmdir(so_path("stage"));
+        fail_at = n;
+        fail_with = ENOSPC;
+        err.text[0] = '\0';
+        int rc = stage_copy(stage, AT_FDCWD, path, &s, &err);
+        done = fail_at > 0;
+        fail_at = 0;
+        ok(rc == STAGE_OK || err.text[0] != '\0');
+        is(stage_renew(stage, &err), 0);
+        is(count_below(folder), rc == STAGE_OK ? 3 : 1); /* the lock; BASE and the copy */
+        if (rc == STAGE_OK)
+            stage_remove(stage, &s);
+    }
+    stage_close(stage);
+}
+
 TEST(twenty_thousand_leave_nothing)
 {
     struct stage *stage = opened(so_path("stage"));
