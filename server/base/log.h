@@ -67,7 +67,9 @@ bool log_prepare(void);
 /* Control thread. `wake_fd`: an eventfd that becomes readable when there is something to write. */
 int log_start(const struct log_settings *settings, int *wake_fd, struct err *err);
 int log_configure(const struct log_settings *settings, struct err *err); /* HUP */
-int log_reopen(struct err *err);                                         /* USR1 */
+/* Whether log_configure would get its file; changes nothing but that the file is there then. */
+int log_try(const struct log_settings *settings, struct err *err);
+int log_reopen(struct err *err); /* USR1 */
 /* Writes what can be written without blocking. Returns the descriptor to wait for writability of
    (a pipe that is full), or -1 when all is out. Lost lines are told of by a `dropped` event, at
    most once a second: to be called once more a second later when log_dropped() grew. */

@@ -358,6 +358,18 @@ static int move_to(const char *file, struct err *err)
     return 0;
 }
 
+int log_try(const struct log_settings *settings, struct err *err)
+{
+    struct target to;
+    if (settings->file == NULL || settings->file[0] == '\0' ||
+        strcmp(settings->file, out.file) == 0)
+        return 0;
+    if (open_file(&to, settings->file, err) != 0)
+        return -1;
+    close(to.fd);
+    return 0;
+}
+
 int log_configure(const struct log_settings *settings, struct err *err)
 {
     const char *file = settings->file ? settings->file : "";

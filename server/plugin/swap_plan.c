@@ -298,7 +298,13 @@ static void refuse_busy(struct swap *s, const struct version *v, const struct ve
     struct version_sums sums;
     struct err err;
     version_sum(oldest, &sums);
-    if (sums.oldest_age_us > 0)
+    if (oldest->state == VERSION_ACTIVE)
+        err_set(
+            &err,
+            "busy: plugin \"%s\" %s serves, and limits.versions %llu leaves no place for another "
+            "version beside it: set it to 2 or more, then graftctl reload --config",
+            v->plugin, oldest->id, (unsigned long long)s->round.config->limits.versions);
+    else if (sums.oldest_age_us > 0)
         err_set(&err,
                 "busy: %u versions of plugin \"%s\" are loaded (limits.versions): the oldest, %s, "
                 "is held by %llu requests, the oldest of them on %s for %llu ms, waiting for %s; "

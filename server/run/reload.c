@@ -90,7 +90,7 @@ static void on_read(struct msg *msg)
     s->reading = r->next;
     if (s->reading != NULL)
         start_reading(s->reading);
-    if (r->config == NULL)
+    if (r->config == NULL || log_try(&r->config->log, &r->err) != 0)
         refuse(r, "failed", r->err.text);
     else
         ask_swap(r);

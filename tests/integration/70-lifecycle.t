@@ -396,6 +396,18 @@ def _():
     is_settled(s, 2, "and at last two versions are left")
 
 
+@case("busy with limits.versions 1: nothing can be retired, the limit is what to change")
+def _():
+    s = Server({"versioned": "versioned_v1"}, {"limits": {"versions": 1}})
+    put(s, "versioned_v2", "versioned")
+    answer = s.reload()
+    is_((answer["ok"], answer["error"]), (False, "busy"), "refused as busy")
+    like(reason_of(answer), r'busy: plugin "versioned" \w+\.\d+ serves, and limits\.versions 1 leaves no place for another '
+         r"version beside it: set it to 2 or more, then graftctl reload --config", "and what to do")
+    s.config["limits"]["versions"] = 2
+    ok(s.reload(config=True)["ok"] and s.get("/version").text == "v2\n", "that helps")
+
+
 @case("timeouts_ms.retire and graftctl retire cut what a cooling version serves, never the code beneath")
 def _():
     marked = Marked()

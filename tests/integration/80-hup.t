@@ -59,6 +59,25 @@ def _():
     is_(hup(s)["ok"], True, "the good file is taken")
 
 
+@case("a log.file that cannot be opened changes nothing")
+def _():
+    s = Server(["hello"], {"server_header": "one", **IDLE})
+    os.mkfifo(os.path.join(s.dir, "fifo"))
+    for file, why in (("/no/such/folder/log", "No such file or directory"), (s.dir, "Is a directory"),
+                      (os.path.join(s.dir, "fifo"), "No such device or address")):
+        s.config.update({"log": {"file": file, "level": "error"}, "server_header": "two"})
+        for ask in (hup, lambda s: s.reload(config=True)):
+            event = ask(s)
+            is_(event["ok"], False, f"{file}: refused")
+            like(json.dumps(event), f"cannot open the log file {file}: {why}: make its folder writable", "with the reason")
+        is_((s.get("/hello").header("Server"), s.status()["generation"]), ("one", 1), "nothing changed")
+    s.config["log"] = {"file": os.path.join(s.dir, "other")}
+    is_(s.reload(config=True)["ok"], True, "one that can be opened is taken")
+    is_(s.get("/hello").header("Server"), "two", "with all the rest")
+    with open(s.config["log"]["file"]) as f:
+        like(f.read(), '"event":"swap"', "and is written to")
+
+
 @case("a file that is gone changes nothing")
 def _():
     s = Server(["hello"], IDLE)

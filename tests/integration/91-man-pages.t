@@ -42,6 +42,26 @@ def _():
         ok("SIG" + signo in text, f"SIG{signo} is explained")
 
 
+def events():
+    """The names of all log events, as the server's source has them."""
+    names = {"ops", "control", "request_failed", "cut"}  # chosen at run time
+    for folder, _, files in os.walk(os.path.join(SRCDIR, "server")):
+        for name in files:
+            if name.endswith(".c"):
+                with open(os.path.join(folder, name)) as f:
+                    names |= set(re.findall(r'log_(?:msg|begin)\((?:\s*&?[\w.>-]+,)?\s*[^,"]+,\s*"(\w+)"', f.read()))
+    return names
+
+
+@case("the log's events")
+def _():
+    names = events()
+    ok(len(names) > 20 and {"listening", "swap", "watch", "drain_end"} <= names, "the source names events", sorted(names))
+    for name, form in (("graftd.8", r"^\.BR? %s\b"), ("OPERATIONS.md", "^\\|[^|]*`%s`")):
+        text = page(name)
+        is_(sorted(n for n in names if not re.search(form % n, text, re.M)), [], f"{name} has each")
+
+
 @case("graftctl.1")
 def _():
     text, help_ = page("graftctl.1"), out(GRAFTCTL, "--help")

@@ -530,6 +530,10 @@ TEST(a_file_that_cannot_be_opened_changes_nothing)
     is(log_start(&wrong, &fd, &err), -1);
     ok(strstr(err.text, "cannot open the log file /nonexistent/x: No such file") == err.text);
     start_in_file(LOG_INFO, true);
+    is(log_try(&wrong, &err), -1);
+    ok(strstr(err.text, "cannot open the log file /nonexistent/x: No such file") == err.text);
+    is(log_try(&(struct log_settings){ .file = path }, &err), 0);
+    is(log_try(&(struct log_settings){ .file = "" }, &err), 0);
     is(log_configure(&wrong, &err), -1);
     ok(!log_on(LOG_DEBUG));
     log_msg(LOG_INFO, "e", "still here");
