@@ -110,7 +110,10 @@ static int read_file(struct config_reader *r, const char *path, bool must_exist)
     if (fd < 0 && !must_exist && (errno == ENOENT || errno == ENOTDIR))
         return 0;
     if (fd < 0)
-        return err_set(r->err, "%s: cannot open the configuration: %s", path, strerror(errno));
+        return err_set(r->err,
+                       "%s: cannot open the configuration: %s: make it readable for uid %u, or "
+                       "name another one (-c)",
+                       path, strerror(errno), (unsigned)geteuid());
     int rc = read_open_file(fd, path, &text, r->err);
     close(fd);
     if (rc == 0)

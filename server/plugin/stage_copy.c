@@ -59,16 +59,25 @@ static int judge_owner(const struct stat *st, const char *name, struct err *err)
     return 0;
 }
 
+static int cannot_open(struct err *err)
+{
+    if (errno != EACCES && errno != EPERM)
+        return err_set(err, "cannot open it: %s", strerror(errno));
+    return err_set(err,
+                   "cannot open it: %s: make it, and the folders above it, readable for uid %ju",
+                   strerror(errno), (uintmax_t)geteuid());
+}
+
 /* The descriptor, or -1. Looked at before it is opened too: a device may act on that. */
 static int open_source(int dirfd, const char *path, struct stat *st, struct err *err)
 {
     if (fstatat(dirfd, path, st, 0) != 0)
-        return err_set(err, "cannot open it: %s", strerror(errno));
+        return cannot_open(err);
     if (judge_kind(st, err) != 0)
         return -1;
     int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return err_set(err, "cannot open it: %s", strerror(errno));
+        return cannot_open(err);
     int rc = fstat(fd, st);
     if (rc != 0)
         err_set(err, "cannot look at it: %s", strerror(errno));

@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 struct found {
@@ -181,22 +180,24 @@ static void test_names(struct test *t)
     }
 }
 
-/* Reads the file as `user` in a child, as a HUP would have to. */
+/* Becomes `user` as a start does: what is looked at from here on is looked at with its eyes, the
+   file too, which a HUP will have to read. */
 static void test_user(struct test *t)
 {
     struct user user;
     struct err err;
-    int status = 0;
     if (user_find(&user, t->cfg->user, &err) != 0) {
         refuse(t, "%s", err.text);
         return;
     }
-    if (user.name[0] == '\0' || geteuid() != 0 || t->cfg->path == NULL)
+    if (user.name[0] == '\0' || geteuid() != 0)
         return;
-    pid_t pid = fork();
-    if (pid == 0)
-        _exit(user_become(&user, &err) == 0 && access(t->cfg->path, R_OK) == 0 ? 0 : 1);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid || status == 0)
+    if (stage_prepare(t->cfg->stage_dir, user.uid, user.gid, &err) != 0 ||
+        user_become(&user, &err) != 0) {
+        refuse(t, "%s", err.text);
+        return;
+    }
+    if (t->cfg->path == NULL || access(t->cfg->path, R_OK) == 0)
         return;
     err_set(&err,
             "%s cannot be read by the user %s: SIGHUP will not be able to read it again: "
@@ -223,7 +224,7 @@ static int cannot_append(const char *file)
     return why;
 }
 
-/* A start opens the log file before it becomes `user`, so it is judged as who we are. */
+/* A start opens the log file before it becomes `user`: so this comes before test_user. */
 static void test_log(struct test *t)
 {
     const char *file = t->cfg->log.file;
@@ -275,12 +276,12 @@ int control_test(const struct options *options, char **envp)
     printf("ok: configuration %s\n", cfg->path != NULL ? cfg->path : "(defaults)");
     config_not_in_effect(cfg, say_not_in_effect, NULL);
     test_log(&t);
+    test_user(&t);
     if (open_tools(&t, &err) != 0) {
         refuse(&t, "%s", err.text);
     } else {
         test_folder(&t);
         test_names(&t);
-        test_user(&t);
     }
     close_tools(&t);
     config_free(cfg);

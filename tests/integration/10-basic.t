@@ -420,6 +420,36 @@ def _():
     like(said, "no-such-user", "named")
 
 
+@case("-t with another user sees what that user would see", ROOT, "needs root")
+def _():
+    nobody = pwd.getpwnam("nobody")
+    folder = tempdir()
+    os.chmod(folder, 0o755)
+    s = Server(start=False, dir=os.path.join(folder, "s"), config={"user": "nobody"})
+    os.chown(s.dir, nobody.pw_uid, -1)
+    os.chmod(s.plugin_dir, 0o755)
+    file = os.path.join(s.plugin_dir, "hello.so")
+
+    def said(code, what, pattern=None):
+        r = graftd("-t", "-c", s.config_path)
+        is_(r.returncode, code, f"{what}: exit {code}")
+        like(r.stdout, pattern or "fit to start: 0 refused, 0 warnings", "says so")
+
+    os.chown(file, nobody.pw_uid, -1)
+    said(0, "a plugin of that user's")
+    s.start()
+    is_(s.get("/hello").status, 200, "and a start takes it")
+    said(0, "beside a server whose stage folder is that user's")
+    os.chmod(file, 0o600)
+    os.chown(file, 0, -1)
+    said(1, "a plugin that only root can read", r"refused: hello\.so: .*Permission denied: make it, .*readable for uid")
+    ok(not s.reload()["ok"], "and a reload refuses it")
+    os.chmod(file, 0o644)
+    os.chmod(s.config_path, 0o600)
+    os.chown(s.config_path, 0, -1)
+    said(0, "a configuration that only root can read", r"warning: .*graft\.json cannot be read by the user nobody: SIGHUP")
+
+
 @case("the number of workers")
 def _():
     for n in (1, 3, 16):
