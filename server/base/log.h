@@ -13,6 +13,7 @@
 #include "base/str.h"
 
 #include <stdatomic.h>
+#include <sys/types.h>
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR }; /* = GRAFT_DEBUG..GRAFT_ERR */
 
@@ -70,6 +71,9 @@ int log_configure(const struct log_settings *settings, struct err *err); /* HUP 
 /* Whether log_configure would get its file; changes nothing but that the file is there then. */
 int log_try(const struct log_settings *settings, struct err *err);
 int log_reopen(struct err *err); /* USR1 */
+/* The log file, if it is a plain one, belongs to this user from now on, who will reopen it. A
+   device or pipe stays whose it is. 0 or -1 (errno). */
+int log_give(uid_t uid, gid_t gid);
 /* Writes what can be written without blocking. Returns the descriptor to wait for writability of
    (a pipe that is full), or -1 when all is out. Lost lines are told of by a `dropped` event, at
    most once a second: to be called once more a second later when log_dropped() grew. */

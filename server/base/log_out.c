@@ -393,6 +393,16 @@ int log_reopen(struct err *err)
     return out.file[0] != '\0' ? move_to(out.file, err) : 0;
 }
 
+int log_give(uid_t uid, gid_t gid)
+{
+    struct stat st;
+    if (!atomic_load(&started) || out.file[0] == '\0')
+        return 0;
+    if (fstat(out.to.fd, &st) != 0)
+        return -1;
+    return S_ISREG(st.st_mode) ? fchown(out.to.fd, uid, gid) : 0;
+}
+
 void log_stop(void)
 {
     if (!atomic_load(&started))

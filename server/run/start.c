@@ -147,8 +147,7 @@ static int open_control_socket(struct server *s, const struct config *cfg, struc
 /* The log file is reopened by the user that we become. */
 static void give_log_file(const struct config *cfg, const struct user *u)
 {
-    if (cfg->log.file != NULL && cfg->log.file[0] != '\0' &&
-        lchown(cfg->log.file, u->uid, u->gid) != 0)
+    if (log_give(u->uid, u->gid) != 0)
         log_msg(LOG_WARN, "config", "%s cannot be given to %s: %s: reopening it will fail",
                 cfg->log.file, u->name, strerror(errno));
 }

@@ -450,6 +450,34 @@ def _():
     said(0, "a configuration that only root can read", r"warning: .*graft\.json cannot be read by the user nobody: SIGHUP")
 
 
+@case("another user: a log file becomes its own, a device or pipe stays whose it is", ROOT, "needs root")
+def _():
+    nobody = pwd.getpwnam("nobody").pw_uid
+    for kind in ("file", "pipe", "device"):
+        folder = tempdir()
+        os.chmod(folder, 0o755)
+        path = os.path.join(folder, "log.out")
+        try:
+            if kind == "pipe":
+                os.mkfifo(path)
+                reader = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            elif kind == "device":
+                os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError as error:
+            skip(str(error), f"a {kind}")
+            continue
+        s = Server(start=False, dir=os.path.join(folder, "s"), config={"user": "nobody", "log": {"file": path}})
+        for there in (s.dir, s.plugin_dir):
+            os.chmod(there, 0o755)
+        os.chown(s.dir, nobody, -1)
+        s.start(wait=False)
+        wait_for(lambda: os.path.exists(s.control) and s.ctl("status").returncode == 0, 20, "the server")
+        is_(os.stat(path).st_uid, nobody if kind == "file" else 0, f"the owner of a {kind}")
+        is_(s.stop(), 0, "drains")
+        if kind == "pipe":
+            os.close(reader)
+
+
 @case("the number of workers")
 def _():
     for n in (1, 3, 16):
