@@ -12,6 +12,7 @@ int main(int argc, char **argv)
 {
     static struct options options; /* the settings that flags gave are read again at each HUP */
     struct err err;
+    standard_fds_hold();
     signals_block();
     if (options_parse(argc, argv, &options, &err) != 0) {
         fprintf(stderr, "graftd: %s\n", err.text);

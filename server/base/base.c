@@ -1,9 +1,10 @@
 /*
- * The last words of a broken invariant, and allocation for code that cannot go on without memory
- * (start-up, small control-side objects). Any thread.
+ * The last words of a broken invariant, the standard descriptors, and allocation for code that
+ * cannot go on without memory (start-up, small control-side objects). Any thread.
  */
 #include "base/base.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,18 @@ static void last_words(const char *text, size_t len)
         text += n;
         len -= (size_t)n;
     }
+}
+
+void standard_fds_hold(void)
+{
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+        if (fd < 0) /* a root without devices: writing there fails, as it does now */
+            fd = open("/", O_PATH | O_DIRECTORY);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
 }
 
 void check_failed(const char *file, int line, const char *what)

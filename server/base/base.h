@@ -68,6 +68,10 @@ extern _Thread_local unsigned thread_slot;
     __atomic_store_n(&(c), __atomic_load_n(&(c), __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED)
 #define COUNTER_READ(c) __atomic_load_n(&(c), __ATOMIC_RELAXED)
 
+/* Descriptors 0, 1 and 2 that are closed become /dev/null, so that none of ours gets such a number:
+   libraries and plugins write there. First thing in main. */
+void standard_fds_hold(void);
+
 /* Allocation outside the request path, where running out of memory ends the process with a
    message: start-up and small control-side objects. Swap and request code uses malloc and checks.
  */

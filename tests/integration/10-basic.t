@@ -478,6 +478,24 @@ def _():
             os.close(reader)
 
 
+@case("standard descriptors that are closed: none of the server's own takes their numbers")
+def _():
+    for closed in ((0,), (1,), (2,), (0, 1, 2)):
+        def close():
+            for fd in closed:
+                os.close(fd)
+        path = os.path.join(tempdir(), "log.out")
+        s = Server(config={"log": {"file": path}}, preexec_fn=close, start=False)
+        s.log_path = path
+        s.start(wait=False)
+        s.wait_live()
+        is_({os.readlink(f"/proc/{s.proc.pid}/fd/{fd}") for fd in closed}, {"/dev/null"}, f"{closed}: /dev/null")
+        is_(s.get("/hello").status, 200, "serves")
+        s.install(make_unique("hello"), "hello")
+        is_(s.reload()["ok"], True, "swaps")
+        is_(s.stop(), 0, "drains")
+
+
 @case("the number of workers")
 def _():
     for n in (1, 3, 16):
