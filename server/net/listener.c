@@ -34,7 +34,7 @@ static void name_it(struct listener *l, const struct sockaddr *sa, socklen_t len
 {
     if (sa->sa_family == AF_UNIX) {
         const struct sockaddr_un *un = (const void *)sa;
-        snprintf(l->name, sizeof l->name, "unix:%.100s",
+        snprintf(l->name, sizeof l->name, "unix:%.108s",
                  len > sizeof(sa_family_t) ? un->sun_path : "");
     } else {
         addr_format(sa, len, l->name);
@@ -83,9 +83,9 @@ static int tcp_probe(struct sockaddr_storage *sa, socklen_t *len, bool dual)
     return 0;
 }
 
-static int bind_failed(const struct addr *a, struct err *err)
+static int bind_failed(const struct addr *a, const char *key, struct err *err)
 {
-    return err_set(err, "listen %s: %s%s", a->text, strerror(errno),
+    return err_set(err, "%s %s: %s%s", key, a->text, strerror(errno),
                    errno == EADDRINUSE
                        ? ": another process listens there; stop it or choose another address"
                    : errno == EACCES        ? ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
@@ -100,17 +100,17 @@ static int open_tcp(struct listeners *ls, const struct addr *a, unsigned nworker
     bool dual = a->dual;
     if (tcp_probe(&sa, &len, dual) != 0) {
         if (!dual || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL))
-            return bind_failed(a, err);
+            return bind_failed(a, "listen", err);
         sa = a->any4;
         len = sizeof(struct sockaddr_in);
         dual = false;
         if (tcp_probe(&sa, &len, dual) != 0)
-            return bind_failed(a, err);
+            return bind_failed(a, "listen", err);
     }
     for (unsigned w = 0; w < nworkers; w++) {
         int fd = tcp_bind((struct sockaddr *)&sa, len, dual, true, true);
         if (fd < 0)
-            return bind_failed(a, err);
+            return bind_failed(a, "listen", err);
         struct listener *l = add(ls, fd, LISTENER_TCP, (int)w);
         if (!l)
             return err_set(err, "listen %s: no memory", a->text);
@@ -122,59 +122,70 @@ static int open_tcp(struct listeners *ls, const struct addr *a, unsigned nworker
 /* ---- Unix ------------------------------------------------------------------------------------ */
 
 /* A path that nobody answers on any more is taken over; anything else there is left alone. */
-static int unix_clear(const struct addr *a, const char *path, struct err *err)
+static int unix_clear(const struct addr *a, const char *key, const char *path, struct err *err)
 {
     struct stat st;
     if (lstat(path, &st) != 0)
-        return errno == ENOENT ? 0 : err_set(err, "listen %s: %s", a->text, strerror(errno));
+        return errno == ENOENT ? 0 : err_set(err, "%s %s: %s", key, a->text, strerror(errno));
     if (!S_ISSOCK(st.st_mode))
         return err_set(err,
-                       "listen %s: there is a file that is no socket: remove it or choose "
+                       "%s %s: there is a file that is no socket: remove it or choose "
                        "another path",
-                       a->text);
+                       key, a->text);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return err_set(err, "listen %s: %s", a->text, strerror(errno));
+        return err_set(err, "%s %s: %s", key, a->text, strerror(errno));
     int rc = connect(fd, (const struct sockaddr *)&a->sa, a->len);
     int why = errno;
     close(fd);
     if (rc == 0 || why != ECONNREFUSED)
         return err_set(err,
-                       "listen %s: another process listens there; stop it or choose another "
+                       "%s %s: another process listens there; stop it or choose another "
                        "path",
-                       a->text);
-    return unlink(path) == 0 ? 0 : err_set(err, "listen %s: %s", a->text, strerror(errno));
+                       key, a->text);
+    return unlink(path) == 0 ? 0 : err_set(err, "%s %s: %s", key, a->text, strerror(errno));
 }
 
-static int open_unix(struct listeners *ls, const struct addr *a, struct err *err)
+int listener_open_unix(struct listener *out, const struct addr *a, const char *key, struct err *err)
 {
     const struct sockaddr_un *un = (const void *)&a->sa;
-    if (unix_clear(a, un->sun_path, err) != 0)
+    struct stat st;
+    if (unix_clear(a, key, un->sun_path, err) != 0)
         return -1;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return bind_failed(a, err);
-    if (bind(fd, (const struct sockaddr *)un, a->len) != 0 || listen(fd, BACKLOG) != 0) {
-        bind_failed(a, err);
-        close(fd);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)un, a->len) != 0 || listen(fd, BACKLOG) != 0) {
+        bind_failed(a, key, err);
+        if (fd >= 0)
+            close(fd);
         return -1;
     }
-    struct listener *l = add(ls, fd, LISTENER_UNIX, -1);
-    if (!l)
-        return err_set(err, "listen %s: no memory", a->text);
-    name_it(l, (const struct sockaddr *)un, a->len);
-    l->path = strdup(un->sun_path);
-    struct stat st;
+    *out = (struct listener){ .fd = fd, .kind = LISTENER_UNIX, .worker = -1 };
+    name_it(out, (const struct sockaddr *)un, a->len);
+    out->path = xstrdup(un->sun_path);
     if (lstat(un->sun_path, &st) == 0) {
-        l->dev = st.st_dev;
-        l->ino = st.st_ino;
+        out->dev = st.st_dev;
+        out->ino = st.st_ino;
     }
     return 0;
 }
 
+static int open_unix(struct listeners *ls, const struct addr *a, struct err *err)
+{
+    struct listener one;
+    if (listener_open_unix(&one, a, "listen", err) != 0)
+        return -1;
+    struct listener *l = add(ls, one.fd, one.kind, one.worker);
+    if (l != NULL) {
+        *l = one;
+        return 0;
+    }
+    listener_unlink(&one);
+    return err_set(err, "listen %s: no memory", a->text);
+}
+
 /* ---- Handed over ----------------------------------------------------------------------------- */
 
-static int take_fd(struct listeners *ls, int fd, const char *what, struct err *err)
+int listener_take(struct listener *out, int fd, const char *key, const char *what, struct err *err)
 {
     struct sockaddr_storage sa;
     socklen_t len = sizeof sa;
@@ -182,24 +193,34 @@ static int take_fd(struct listeners *ls, int fd, const char *what, struct err *e
     socklen_t size = sizeof type;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
         return err_set(err,
-                       "listen %s: descriptor %d is not a stream socket: expected one that "
+                       "%s %s: descriptor %d is not a stream socket: expected one that "
                        "listens",
-                       what, fd);
+                       key, what, fd);
     size = sizeof listening;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0 || !listening)
-        return err_set(err, "listen %s: the socket does not listen: its owner must call listen()",
+        return err_set(err, "%s %s: the socket does not listen: its owner must call listen()", key,
                        what);
     if (getsockname(fd, (struct sockaddr *)&sa, &len) != 0)
-        return err_set(err, "listen %s: %s", what, strerror(errno));
+        return err_set(err, "%s %s: %s", key, what, strerror(errno));
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
         fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
-        return err_set(err, "listen %s: %s", what, strerror(errno));
-    struct listener *l = add(ls, fd, sa.ss_family == AF_UNIX ? LISTENER_UNIX : LISTENER_TCP, -1);
-    if (!l)
+        return err_set(err, "%s %s: %s", key, what, strerror(errno));
+    *out = (struct listener){ .fd = fd, .worker = -1, .handed_over = true };
+    out->kind = sa.ss_family == AF_UNIX ? LISTENER_UNIX : LISTENER_TCP;
+    name_it(out, (struct sockaddr *)&sa, len);
+    return 0;
+}
+
+static int take_fd(struct listeners *ls, int fd, const char *what, struct err *err)
+{
+    struct listener one;
+    if (listener_take(&one, fd, "listen", what, err) != 0)
+        return -1;
+    struct listener *l = add(ls, fd, one.kind, one.worker);
+    if (l == NULL)
         return err_set(err, "listen %s: no memory", what);
-    l->handed_over = true;
-    name_it(l, (struct sockaddr *)&sa, len);
+    *l = one;
     return 0;
 }
 
@@ -264,16 +285,19 @@ void listeners_log(const struct listeners *ls)
     }
 }
 
+void listener_unlink(struct listener *l)
+{
+    struct stat st;
+    if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
+        unlink(l->path);
+    free(l->path);
+    l->path = NULL;
+}
+
 void listeners_unlink(struct listeners *ls)
 {
-    for (unsigned i = 0; ls && i < ls->n; i++) {
-        struct listener *l = &ls->all[i];
-        struct stat st;
-        if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
-            unlink(l->path);
-        free(l->path);
-        l->path = NULL;
-    }
+    for (unsigned i = 0; ls && i < ls->n; i++)
+        listener_unlink(&ls->all[i]);
 }
 
 void listeners_close(struct listeners *ls)

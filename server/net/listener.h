@@ -43,6 +43,14 @@ void listeners_close(struct listeners *ls);
 /* Nobody waits any more: closes descriptors, unlinks unix paths of ours. Accepts NULL. */
 void listeners_free(struct listeners *ls);
 
+/* One unix socket at the path of `a`, or one that was handed over and must listen already; `key`
+   and `what` name it in errors. 0 or -1; nothing stays open then. */
+int listener_open_unix(struct listener *out, const struct addr *a, const char *key,
+                       struct err *err);
+int listener_take(struct listener *out, int fd, const char *key, const char *what, struct err *err);
+/* Removes the socket's file if it is still ours. */
+void listener_unlink(struct listener *l);
+
 /* Drops SYNs that arrive from now on, and nothing else, so that the queue can be emptied and the
    socket closed without a reset. TCP sockets that only we hold. 0 or -1 (errno). Connections that
    are accepted from then on must be given to listener_admit. */

@@ -15,7 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct server the_server = { .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_fd = -1 };
+static struct server the_server = { .magic = SERVER_MAGIC,
+                                    .control = { .fd = -1 },
+                                    .ops_listener = { .fd = -1 } };
 
 /* -- the log -- */
 
@@ -167,7 +169,7 @@ static void serve(struct server *s)
     workers_accept(s->workers);
     listeners_log(s->listeners);
     if (s->ops_web != NULL)
-        log_address("ops", s->ops_name);
+        log_address("ops", s->ops_listener.name);
     if (s->api_web != NULL)
         log_address("control", s->control.path);
     if (swap_config(s->swap)->watch && swap_watch_start(s->swap, &err) != 0)

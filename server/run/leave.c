@@ -51,8 +51,7 @@ _Noreturn void leave_now(struct server *s, int status, bool leaks)
 {
     web_close(s->api_web);
     web_close(s->ops_web);
-    if (s->ops_path != NULL)
-        unlink(s->ops_path);
+    listener_unlink(&s->ops_listener);
     place_close(&s->control);
     listeners_unlink(s->listeners);
     remove_stage(s);

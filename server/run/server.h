@@ -35,9 +35,7 @@ struct server {
     unsigned nworkers;
     struct listeners *listeners;
     struct place_socket control;
-    int ops_fd; /* -1: none */
-    char ops_name[300];
-    char *ops_path; /* a unix socket of ours, else NULL */
+    struct listener ops_listener; /* fd -1: none */
     struct stage *stage;
     struct probe *probe;
 

@@ -20,6 +20,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define OPS_BACKLOG     512
 #define OPS_CONNECTIONS 64
 #define OPS_MS          10000
 #define API_CONNECTIONS 256
@@ -70,11 +71,10 @@ static int ops_bind(const struct addr *a, struct err *err)
     }
     if (fd < 0)
         return err_set(err, "ops %s: cannot make a socket: %s", a->text, strerror(errno));
-    if (a->kind == ADDR_TCP)
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (sa.ss_family == AF_INET6 && a->dual)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
-    if (bind(fd, (const struct sockaddr *)&sa, len) != 0 || listen(fd, 64) != 0) {
+    if (bind(fd, (const struct sockaddr *)&sa, len) != 0 || listen(fd, OPS_BACKLOG) != 0) {
         err_set(err, "ops %s: %s%s", a->text, strerror(errno),
                 errno == EADDRINUSE ? ": another server has it: stop that one, or give this one "
                                       "another address (--ops)"
@@ -85,49 +85,30 @@ static int ops_bind(const struct addr *a, struct err *err)
     return fd;
 }
 
-/* A socket file that nobody listens on is in the way of bind. */
-static void remove_stale_socket(const struct sockaddr_un *sa)
+static int ops_listen_tcp(struct listener *out, const struct addr *a, struct err *err)
 {
-    struct stat st;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return;
-    if (lstat(sa->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
-        connect(fd, (const struct sockaddr *)sa, sizeof *sa) != 0 && errno == ECONNREFUSED)
-        unlink(sa->sun_path);
-    close(fd);
-}
-
-static int ops_listen(struct server *s, const struct config *cfg, struct err *err)
-{
-    const struct addr *a = &cfg->ops_addr;
-    s->ops_fd = -1;
-    if (cfg->ops[0] == '\0')
-        return 0;
-    if (a->kind == ADDR_FD) {
-        s->ops_fd = a->fd;
-        int flags = fcntl(a->fd, F_GETFL);
-        if (flags < 0 || fcntl(a->fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
-            fcntl(a->fd, F_SETFD, FD_CLOEXEC) != 0)
-            return err_set(err, "ops %s: %s", a->text, strerror(errno));
-    } else {
-        if (a->kind == ADDR_UNIX)
-            remove_stale_socket((const struct sockaddr_un *)(const void *)&a->sa);
-        s->ops_fd = ops_bind(a, err);
-        if (s->ops_fd < 0)
-            return -1;
-        if (a->kind == ADDR_UNIX)
-            s->ops_path = xstrdup(((const struct sockaddr_un *)(const void *)&a->sa)->sun_path);
-    }
     struct sockaddr_storage bound;
     socklen_t len = sizeof bound;
     char name[ADDR_FORMAT_SIZE];
-    snprintf(s->ops_name, sizeof s->ops_name, "%s", a->text);
-    if (a->kind == ADDR_TCP && getsockname(s->ops_fd, (struct sockaddr *)&bound, &len) == 0) {
+    *out = (struct listener){ .fd = ops_bind(a, err), .kind = LISTENER_TCP };
+    if (out->fd < 0)
+        return -1;
+    snprintf(out->name, sizeof out->name, "%.127s", a->text);
+    if (getsockname(out->fd, (struct sockaddr *)&bound, &len) == 0) {
         addr_format((const struct sockaddr *)&bound, len, name);
-        snprintf(s->ops_name, sizeof s->ops_name, "%s", name);
+        snprintf(out->name, sizeof out->name, "%s", name);
     }
     return 0;
+}
+
+static int ops_listen(struct listener *out, const struct config *cfg, struct err *err)
+{
+    const struct addr *a = &cfg->ops_addr;
+    if (cfg->ops[0] == '\0')
+        return 0;
+    return a->kind == ADDR_FD     ? listener_take(out, a->fd, "ops", a->text, err)
+           : a->kind == ADDR_UNIX ? listener_open_unix(out, a, "ops", err)
+                                  : ops_listen_tcp(out, a, err);
 }
 
 /* -- with privileges -- */
@@ -174,7 +155,7 @@ static int open_resources(struct server *s, struct err *err)
     raise_descriptors(cfg);
     s->nworkers = cfg->workers > 0 ? cfg->workers : workers_default_count();
     if (listeners_open(&s->listeners, cfg, s->nworkers, err) != 0 ||
-        open_control_socket(s, cfg, err) != 0 || ops_listen(s, cfg, err) != 0 ||
+        open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
         change_user(s, cfg, &user, err) != 0)
         return -1;
     if (stage_open(&s->stage, cfg->stage_dir, err) != 0)
@@ -274,10 +255,11 @@ static int open_webs(struct server *s, struct err *err)
         .verbs = &ops_verbs,
         .arg = s,
     };
-    struct web_settings ops = { s->base, s->ops_fd, OPS_CONNECTIONS, OPS_MS, ops_handle, &s->ops };
+    struct web_settings ops = { s->base, s->ops_listener.fd, OPS_CONNECTIONS,
+                                OPS_MS,  ops_handle,         &s->ops };
     struct web_settings api = { s->base, s->control.fd,  API_CONNECTIONS,
                                 API_MS,  ops_handle_api, &s->ops };
-    if (s->ops_fd >= 0 && web_open(&s->ops_web, &ops, err) != 0)
+    if (s->ops_listener.fd >= 0 && web_open(&s->ops_web, &ops, err) != 0)
         return -1;
     if (s->control.fd >= 0 && web_open(&s->api_web, &api, err) != 0)
         return -1;

@@ -185,4 +185,57 @@ def _():
         like(run.stderr, f"ops {address}.*in use.*--ops", "says which, and what to do")
 
 
+def refused(address, *fds):
+    s = Server(["hello"], {"ops": address}, start=False)
+    run = subprocess.Popen([GRAFTD, "-c", s.config_path], stderr=subprocess.PIPE, text=True, pass_fds=fds)
+    wait_for(lambda: run.poll() is not None or os.path.exists(s.control), 20, "an end, or a server")
+    run.terminate()
+    said = run.communicate()[1]
+    return run.returncode, said
+
+
+@case("an ops socket that is handed over must listen")
+def _():
+    with socket.socket() as quiet, socket.socket(type=socket.SOCK_DGRAM) as udp, open(os.devnull) as file:
+        quiet.bind(("127.0.0.1", 0))
+        for it, why in ((quiet, "does not listen"), (udp, "not a stream socket"), (file, "not a stream socket")):
+            code, said = refused(f"fd:{it.fileno()}", it.fileno())
+            is_(code, 1, f"{why}: exit 1")
+            like(said, f"ops fd:{it.fileno()}: .*{why}", "says so")
+    with socket.socket() as good:
+        good.bind(("127.0.0.1", 0))
+        good.listen()
+        s = Server(["hello"], {"ops": f"fd:{good.fileno()}"}, pass_fds=(good.fileno(),))
+        with Conn(good.getsockname()) as c:
+            is_(c.get("/readyz").status, 200, "one that listens serves")
+
+
+@case("an ops address that is a unix socket")
+def _():
+    path = os.path.join(tempdir(), "ops.sock")
+    with open(path, "w") as f:
+        f.write("precious")
+    code, said = refused(f"unix:{path}")
+    is_(code, 1, "a file that is no socket: exit 1")
+    like(said, "ops unix:.*no socket", "and says so")
+    with open(path) as f:
+        is_(f.read(), "precious", "it is left alone")
+    os.unlink(path)
+    s = Server(["hello"], {"ops": f"unix:{path}"})
+    with Conn(path) as c:
+        is_(c.get("/readyz").status, 200, "answers there")
+    code, said = refused(f"unix:{path}")
+    is_(code, 1, "a live server's: exit 1")
+    like(said, "ops unix:.*another process listens", "and says so")
+    s.kill()
+    s = Server(["hello"], {"ops": f"unix:{path}"})
+    with Conn(path) as c:
+        is_(c.get("/readyz").status, 200, "a killed server's is taken over")
+    os.rename(path, path + ".old")
+    with socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(path)
+        is_(s.stop(), 0, "stops")
+        ok(os.path.exists(path), "a successor's socket is not removed")
+
+
 main()
