@@ -24,7 +24,7 @@ static int send_all(int fd, const struct buf *b, struct err *err)
     return 0;
 }
 
-static int read_all(int fd, struct buf *out, struct err *err)
+static int read_all(int fd, unsigned wait_s, struct buf *out, struct err *err)
 {
     char chunk[16384];
     for (;;) {
@@ -34,7 +34,7 @@ static int read_all(int fd, struct buf *out, struct err *err)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return err_set(err, "no answer within %d s: is the server stopped?", CLIENT_WAIT_S);
+            return err_set(err, "no answer within %u s: is the server stopped?", wait_s);
         if (n < 0)
             return err_set(err, "cannot read the answer: %s", strerror(errno));
         if (out->len + (size_t)n > ANSWER_MAX || buf_add(out, chunk, (size_t)n) != 0)
@@ -72,13 +72,13 @@ int client_parse(const struct buf *answer, int *status, struct buf *body, struct
 }
 
 enum client_result client_call(const char *control, const char *method, const char *target,
-                               int *status, struct buf *body, struct err *err)
+                               unsigned wait_s, int *status, struct buf *body, struct err *err)
 {
     struct buf request = { 0 }, answer = { 0 };
-    struct timeval wait = { .tv_sec = CLIENT_WAIT_S };
+    struct timeval wait = { .tv_sec = (time_t)wait_s };
     int fd = place_connect(control, err);
     if (fd < 0)
-        return CLIENT_NO_SERVER;
+        return fd == PLACE_BUSY ? CLIENT_BROKEN : CLIENT_NO_SERVER;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     int rc = buf_printf(&request,
@@ -90,7 +90,7 @@ enum client_result client_call(const char *control, const char *method, const ch
     if (rc == 0)
         rc = send_all(fd, &request, err);
     if (rc == 0)
-        rc = read_all(fd, &answer, err);
+        rc = read_all(fd, wait_s, &answer, err);
     if (rc == 0)
         rc = client_parse(&answer, status, body, err);
     close(fd);

@@ -31,23 +31,27 @@ static const struct flag {
 static const struct command {
     const char *name, *argument; /* NULL: takes none */
     const char *method, *target; /* "%s" in it: the argument; NULL: local */
+    unsigned wait_s;
     unsigned flags;
     show_fn *show;
     const char *help;
 } commands[] = {
-    { "status", NULL, "GET", "/v1/status", 0, show_status,
+    { "status", NULL, "GET", "/v1/status", CLIENT_WAIT_S, 0, show_status,
       "the server: workers, connections, generation" },
-    { "ps", NULL, "GET", "/v1/versions", 0, show_versions,
+    { "ps", NULL, "GET", "/v1/versions", CLIENT_WAIT_S, 0, show_versions,
       "every loaded version: state, requests, what its oldest request waits for" },
-    { "reload", NULL, "POST", "/v1/reload", FLAG_RETRY | FLAG_ALLOW_EMPTY | FLAG_CONFIG,
-      show_reload, "look at the plugin folder and swap; returns when every worker has" },
-    { "reopen", NULL, "POST", "/v1/reopen", 0, show_done, "reopen the log file, as SIGUSR1" },
-    { "routes", NULL, "GET", "/v1/routes", 0, show_routes,
+    { "reload", NULL, "POST", "/v1/reload", CLIENT_RELOAD_S,
+      FLAG_RETRY | FLAG_ALLOW_EMPTY | FLAG_CONFIG, show_reload,
+      "look at the plugin folder and swap; returns when every worker has" },
+    { "reopen", NULL, "POST", "/v1/reopen", CLIENT_WAIT_S, 0, show_done,
+      "reopen the log file, as SIGUSR1" },
+    { "routes", NULL, "GET", "/v1/routes", CLIENT_WAIT_S, 0, show_routes,
       "method, pattern, chain and version of every route" },
-    { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", 0, show_done,
+    { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", CLIENT_WAIT_S, 0, show_done,
       "abort what a cooling version still serves" },
-    { "drain", NULL, "POST", "/v1/drain", 0, show_done, "finish and exit, as SIGTERM" },
-    { "check", "FILE.so", NULL, NULL, 0, NULL, "would this file be loaded? Asks no server" },
+    { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
+      "finish and exit, as SIGTERM" },
+    { "check", "FILE.so", NULL, NULL, 0, 0, NULL, "would this file be loaded? Asks no server" },
 };
 
 struct line {
@@ -236,8 +240,8 @@ static int ask(const struct line *line)
     struct err err;
     int status = 0, rc = EXIT_REFUSED;
     make_target(line, &target);
-    enum client_result result =
-        client_call(line->control, line->command->method, target.data, &status, &body, &err);
+    enum client_result result = client_call(line->control, line->command->method, target.data,
+                                            line->command->wait_s, &status, &body, &err);
     if (result == CLIENT_OK) {
         rc = show_answer(line, &body);
     } else {

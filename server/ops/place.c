@@ -15,7 +15,11 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
+
+#define BACKLOG   512
+#define CONNECT_S 5 /* until a queue that is full has room */
 
 static void add(struct place *out, size_t *n, struct place kind, const char *base, const char *rest)
 {
@@ -150,7 +154,7 @@ static int listen_at(int fd, const struct sockaddr_un *sa, struct err *err)
         err_set(err, "%s: cannot lock its folder: %s", sa->sun_path, strerror(errno));
     if (rc == 0)
         rc = bind_or_replace(fd, sa, err);
-    if (rc == 0 && listen(fd, 64) != 0)
+    if (rc == 0 && listen(fd, BACKLOG) != 0)
         rc = err_set(err, "%s: cannot listen: %s", sa->sun_path, strerror(errno));
     close(folder); /* and the lock */
     return rc;
@@ -243,16 +247,21 @@ static int check_trust(const struct place *p, struct err *err)
 
 static int connect_at(const char *path, struct err *err)
 {
+    struct timeval wait = { .tv_sec = CONNECT_S };
     struct sockaddr_un sa;
     if (set_address(&sa, path, err) != 0)
         return -1;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return err_set(err, "cannot make a socket: %s", strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait); /* also connect's */
     if (connect(fd, (const struct sockaddr *)&sa, sizeof sa) != 0) {
-        err_set(err, "%s", strerror(errno));
+        int cause = errno;
+        err_set(err, "%s",
+                cause == EAGAIN ? "too many wait there already: is the server stopped?"
+                                : strerror(cause));
         close(fd);
-        return -1;
+        return cause == EAGAIN ? PLACE_BUSY : -1;
     }
     return fd;
 }
@@ -263,7 +272,8 @@ int place_connect(const char *configured, struct err *err)
     if (configured != NULL && configured[0] != '\0') {
         int fd = connect_at(configured, &one);
         if (fd < 0)
-            err_set(err, "no server at %s: %s", configured, one.text);
+            err_set(err, "no %s %s: %s", fd == PLACE_BUSY ? "answer at" : "server at", configured,
+                    one.text);
         return fd;
     }
     struct place places[PLACE_MAX];
@@ -271,7 +281,9 @@ int place_connect(const char *configured, struct err *err)
     struct buf why = { 0 };
     for (size_t i = 0; i < n; i++) {
         int fd = check_trust(&places[i], &one) == 0 ? connect_at(places[i].path, &one) : -1;
-        if (fd >= 0) {
+        if (fd >= 0 || fd == PLACE_BUSY) {
+            if (fd < 0)
+                err_set(err, "no answer at %s: %s", places[i].path, one.text);
             buf_fini(&why);
             return fd;
         }

@@ -48,7 +48,8 @@ int place_give(const struct place_socket *socket, uid_t uid, gid_t gid, struct e
 void place_close(struct place_socket *socket);
 
 /* graftctl: a connected descriptor, to `configured` or to the first of the list that answers; -1
-   and err names what was tried. */
+   and err names what was tried; PLACE_BUSY: somebody listens there, but takes no connection. */
+#define PLACE_BUSY (-2)
 int place_connect(const char *configured, struct err *err);
 
 #endif

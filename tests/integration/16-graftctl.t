@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *
 
@@ -230,6 +231,40 @@ def _():
     run = subprocess.run([GRAFTCTL, "--json", "check", bad], capture_output=True, text=True)
     answer = json.loads(run.stdout)
     is_((run.returncode, answer["ok"], answer["findings"][0]["severity"]), (1, False, "refusal"), "for programs")
+
+
+@case("a server that hangs: graftctl says so, and soon")
+def _():
+    s = Server(["hello"])
+    s.proc.send_signal(signal.SIGSTOP)
+    waiting = []
+    try:
+        began = time.monotonic()
+        asks = [subprocess.Popen([GRAFTCTL, "--control", s.control, *words], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True)
+                for words in (["status"], ["--json", "ps"], ["drain"])]
+        for ask in asks:
+            said = ask.communicate(timeout=60)[1]
+            is_(ask.returncode, 1, f"{ask.args[3:]}: exit 1")
+            like(said, "no answer within 10 s", "says what happened")
+        within(time.monotonic() - began, 9, 50, "within seconds")
+        try:
+            while len(waiting) < 2000:
+                c = socket.socket(socket.AF_UNIX)
+                waiting.append(c)
+                c.setblocking(False)
+                c.connect(s.control)
+        except BlockingIOError:
+            pass
+        within(len(waiting), 300, 1999, "hundreds of clients fit into the queue")
+        run = subprocess.run([GRAFTCTL, "--control", s.control, "status"], capture_output=True, text=True, timeout=60)
+        is_(run.returncode, 1, "a full queue: exit 1, not 4: a server is there")
+        like(run.stderr, "no answer at .*stopped", "says so")
+    finally:
+        for c in waiting:
+            c.close()
+        s.proc.send_signal(signal.SIGCONT)
+    is_(s.wait_exit(), 0, "the drain that was asked for comes when it goes on")
 
 
 @case("hostile bytes on the control socket")
