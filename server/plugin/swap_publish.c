@@ -235,7 +235,7 @@ static void build(struct swap *s)
     for (size_t i = 0; i < r->nfresh; i++)
         r->next[n++] = r->fresh[i];
     struct generation *g =
-        generation_new(swap_generation(s) + 1, r->next, (unsigned)n, r->config, &fault);
+        generation_new(swap_generation(s) + 1, r->next, (unsigned)n, NULL, 0, r->config, &fault);
     if (g == NULL)
         build_failed(s, &fault);
     else
