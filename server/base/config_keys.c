@@ -55,7 +55,7 @@ const struct config_key config_keys[] = {
       "value of the Server field; \"\" = no such field", 0 },
     { "plugins", &config_plugins, NOWHERE, 0, 0, FILE_ONLY, NULL,
       "by name: {\"config\": object, \"mount\": \"/prefix\", \"enabled\": bool, \"required\": "
-      "bool}",
+      "bool, \"rollout\": object}",
       0 },
     { "middleware", &config_names, NOWHERE, 0, 0, FILE_ONLY, NULL,
       "plugins around every request, outermost first", 0 },

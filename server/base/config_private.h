@@ -56,6 +56,12 @@ int config_no_memory(struct err *err);
 /* config_plugins.c */
 extern const struct config_type config_plugins, config_names, config_routes;
 void config_plugins_free(struct config *cfg);
+/* Every key of `v` must be one of these. */
+int config_check_keys(struct json_value v, const struct str *known, size_t count, struct err *err);
+
+/* config_rollout.c; *out is to be freed also after -1 */
+int config_read_rollout(struct config_rollout **out, struct json_value v, struct err *err);
+void config_rollout_free(struct config_rollout *r); /* takes NULL */
 void config_strings_free(char **strings, size_t count);
 
 /* config_read.c: everything that stands in the file. */

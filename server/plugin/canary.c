@@ -122,15 +122,15 @@ static struct str client(const struct canary *c, struct request *r, struct canar
                          struct str *token)
 {
     switch (c->sticky) {
-    case STICKY_COOKIE:
+    case CONFIG_STICKY_COOKIE:
         if (token->ptr == NULL)
             *token = cookie(r);
         if (token->ptr == NULL)
             *token = new_cookie(r, dice);
         return *token;
-    case STICKY_HEADER:
+    case CONFIG_STICKY_HEADER:
         return request_field(r, c->header);
-    case STICKY_PEER:
+    case CONFIG_STICKY_PEER:
         return peer(r);
     default:
         return (struct str){ NULL, 0 };

@@ -12,7 +12,7 @@
 #ifndef GRAFT_PLUGIN_CANARY_H
 #define GRAFT_PLUGIN_CANARY_H
 
-#include "base/base.h"
+#include "base/config.h"
 #include "base/str.h"
 
 #define CANARIES_MAX   3 /* at once: route trees double with each */
@@ -24,13 +24,11 @@ struct generation;
 struct request;
 struct version;
 
-enum sticky { STICKY_NONE, STICKY_COOKIE, STICKY_HEADER, STICKY_PEER };
-
 struct canary {
     struct version *version, *stable; /* of one plugin */
     unsigned weight;                  /* percent of the requests: 0 to 99 */
-    enum sticky sticky;
-    const char *header; /* STICKY_HEADER: its name, which lives as long as the generation */
+    enum config_sticky sticky;
+    const char *header; /* CONFIG_STICKY_HEADER: its name, which lives as long as the generation */
 };
 
 /*

@@ -26,7 +26,7 @@ static struct version *version(const char *plugin, const char *id)
     return v;
 }
 
-static void canary(const char *plugin, unsigned weight, enum sticky sticky)
+static void canary(const char *plugin, unsigned weight, enum config_sticky sticky)
 {
     static struct version *stable[CANARIES_MAX];
     unsigned i = generation.ncanaries++;
@@ -84,7 +84,7 @@ TEST(shares_of_requests_are_kept_closely)
 {
     static const unsigned weights[] = { 0, 1, 5, 50, 99 };
     begin();
-    canary("a", 0, STICKY_NONE);
+    canary("a", 0, CONFIG_STICKY_NONE);
     for (size_t w = 0; w < ARRAY_LEN(weights); w++) {
         unsigned met = 0;
         generation.canaries[0].weight = weights[w];
@@ -102,9 +102,9 @@ TEST(two_canaries_are_independent)
 {
     unsigned count[8] = { 0 };
     begin();
-    canary("a", 50, STICKY_NONE);
-    canary("b", 20, STICKY_NONE);
-    canary("c", 10, STICKY_NONE);
+    canary("a", 50, CONFIG_STICKY_NONE);
+    canary("b", 20, CONFIG_STICKY_NONE);
+    canary("c", 10, CONFIG_STICKY_NONE);
     for (unsigned i = 0; i < REQUESTS; i++)
         count[pick(NULL, NULL)]++;
     for (unsigned met = 0; met < 8; met++) {
@@ -119,7 +119,7 @@ TEST(shares_hold_for_a_part_of_the_requests)
 {
     unsigned met = 0;
     begin();
-    canary("a", 5, STICKY_NONE);
+    canary("a", 5, CONFIG_STICKY_NONE);
     for (unsigned i = 0; i < REQUESTS; i++)
         met += pick(NULL, NULL) * (i % 2);
     ok(within(met / (REQUESTS / 2.0), 0.05));
@@ -132,8 +132,8 @@ TEST(sticky_clients_stay)
     static const unsigned steps[] = { 0, 5, 25, 50, 99 };
     char who[32];
     begin();
-    canary("a", 0, STICKY_HEADER);
-    canary("b", 50, STICKY_HEADER);
+    canary("a", 0, CONFIG_STICKY_HEADER);
+    canary("b", 50, CONFIG_STICKY_HEADER);
     unsigned changed = 0, together = 0, seen[ARRAY_LEN(steps)] = { 0 };
     for (unsigned client = 0; client < 20000; client++) {
         unsigned before = 0;
@@ -159,7 +159,7 @@ TEST(sticky_clients_stay)
 TEST(sticky_by_address)
 {
     begin();
-    canary("a", 30, STICKY_PEER);
+    canary("a", 30, CONFIG_STICKY_PEER);
     session.conn.peer.family = AF_INET;
     unsigned met = 0, changed = 0;
     for (unsigned i = 0; i < 20000; i++) {
@@ -183,7 +183,7 @@ static struct str set_cookie(void)
 TEST(sticky_by_cookie)
 {
     begin();
-    canary("a", 50, STICKY_COOKIE);
+    canary("a", 50, CONFIG_STICKY_COOKIE);
     unsigned met = 0, wrong = 0;
     for (unsigned i = 0; i < 20000; i++) {
         char field[128], cookie[64];
@@ -218,8 +218,8 @@ TEST(sticky_by_cookie)
 TEST(chosen_by_name)
 {
     begin();
-    canary("a", 0, STICKY_NONE);
-    canary("b", 99, STICKY_NONE);
+    canary("a", 0, CONFIG_STICKY_NONE);
+    canary("b", 99, CONFIG_STICKY_NONE);
     is(pick("X-Graft-Version", "a=bbbbbbbbbbbb.2") & 1, 1);
     ok(!stray);
     is(pick("X-Graft-Version", " b=aaaaaaaaaaaa.1 ,a=bbbbbbbbbbbb.2"), 1);
