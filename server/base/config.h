@@ -9,6 +9,7 @@
 #include "base/addr.h"
 #include "base/base.h"
 #include "base/buf.h"
+#include "base/cidr.h"
 #include "base/err.h"
 #include "base/log.h"
 
@@ -109,6 +110,9 @@ struct config {
     struct log_settings log; /* .file is log_file */
     char *log_file;          /* "" = stderr */
     bool log_access;
+
+    struct cidr *version_header_from; /* clients whose X-Graft-Version is heard */
+    size_t version_header_from_count;
 
     uint64_t keys_set; /* bit i: key i of the table was set by file, variable or flag */
 };

@@ -65,6 +65,9 @@ const struct config_key config_keys[] = {
       "where the match covers",
       0 },
 
+    { "version_header_from", &config_networks, NOWHERE, 0, 0, FILE_ONLY, NULL,
+      "addresses and networks (and \"unix\") whose X-Graft-Version: NAME=ID chooses a version", 0 },
+
     { "limits.head_bytes", &config_number, AT(limits.head_bytes), 64, 1u << 20, FILE_ONLY, "16384",
       "request line and header fields together", 0 },
     { "limits.field_bytes", &config_number, AT(limits.field_bytes), 16, PARSER_MAX, FILE_ONLY,

@@ -49,7 +49,8 @@ void config_key_expected(const struct config_key *key, char *out, size_t size);
 
 /* config_types.c */
 extern const struct config_type config_bool, config_number, config_text, config_folder, config_path,
-    config_socket, config_header, config_listen, config_ops, config_level, config_format;
+    config_socket, config_header, config_listen, config_ops, config_level, config_format,
+    config_networks;
 int config_copy(char **out, const char *text, struct err *err); /* frees what was there */
 int config_no_memory(struct err *err);
 

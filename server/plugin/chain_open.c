@@ -127,9 +127,18 @@ static NOINLINE void note_allow(struct exchange *x, const struct generation *g, 
     x->allow = arena_copy(&r->arena, (struct str){ text, len });
 }
 
+/* May its client choose versions by name? */
+static bool by_name(const struct config *config, const struct peer *peer)
+{
+    for (size_t i = 0; i < config->version_header_from_count; i++)
+        if (cidr_contains(&config->version_header_from[i], peer->family, &peer->addr))
+            return true;
+    return false;
+}
+
 static NOINLINE unsigned pick(struct exchange *x, const struct generation *g, bool *stray)
 {
-    return canary_pick(g, &x->request, false, &x->chain->dice, stray);
+    return canary_pick(g, &x->request, by_name(g->config, &x->from), &x->chain->dice, stray);
 }
 
 static HOT void app_head(struct request *r)
@@ -148,7 +157,7 @@ static HOT void app_head(struct request *r)
     ch.nlinks = 0;
     ch.match.endpoint = NULL;
     if (LIKELY(g != NULL)) {
-        if (UNLIKELY(g->ncanaries > 0))
+        if (UNLIKELY(g->picks))
             met = pick(x, g, &stray);
         if (LIKELY(!stray))
             generation_find(g, met, &r->head, &r->target, &ch);

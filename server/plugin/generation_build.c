@@ -343,6 +343,7 @@ struct generation *generation_new(unsigned number, struct version *const *versio
     g->number = number;
     g->config = config;
     g->ncanaries = ncanaries;
+    g->picks = ncanaries > 0 || config->version_header_from_count > 0;
     for (unsigned i = 0; i < ncanaries; i++)
         g->canaries[i] = canaries[i];
     if (build_impls(&b) != 0) {

@@ -250,6 +250,22 @@ TEST(rollouts)
 
 #define ROLLOUT(text) "{\"plugins\":{\"a\":{\"rollout\":{" text "}}}}"
 
+TEST(whose_version_header_is_heard)
+{
+    struct config *c = good("{\"version_header_from\": [\"127.0.0.1\", \"fd00::/8\", \"unix\"]}");
+    is(c->version_header_from_count, 3);
+    is(c->version_header_from[1].bits, 8);
+    config_free(c);
+    c = good("{}");
+    is(c->version_header_from_count, 0);
+    config_free(c);
+    bad("{\"version_header_from\": [\"unix\", \"10.0.0.1/8\"]}",
+        "graft.json:1:34: version_header_from: \"10.0.0.1/8\": bits of the address are set behind "
+        "its prefix of 8 bits");
+    ok(from("{\"version_header_from\": [1]}") == NULL);
+    ok(from("{\"version_header_from\": \"unix\"}") == NULL);
+}
+
 TEST(bad_rollouts)
 {
     static const char *const steps[] = {
