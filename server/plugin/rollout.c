@@ -175,8 +175,18 @@ static void look_again(struct rollouts *rs)
         log_msg(LOG_ERROR, "memory", "out of memory: rollouts are not looked at");
 }
 
+void rollouts_stop(struct rollouts *rs)
+{
+    event_del(rs->timer);
+    for (size_t i = 0; i < ARRAY_LEN(rs->all); i++)
+        rs->all[i].on = false;
+    rs->stopped = true;
+}
+
 void rollouts_follow(struct rollouts *rs, const struct generation *g)
 {
+    if (rs->stopped)
+        return; /* the last adopt of a pending swap came in a drain */
     for (size_t i = 0; i < ARRAY_LEN(rs->all); i++)
         if (rs->all[i].on && !among(g, &rs->all[i]))
             rs->all[i].on = false;

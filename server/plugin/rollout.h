@@ -29,12 +29,15 @@ struct rollout {
 struct rollouts {
     struct swap *swap;
     struct event *timer;
+    bool stopped;
     /* More than canaries: one that has left may still wait for its answer. */
     struct rollout all[2 * CANARIES_MAX];
 };
 
 int rollouts_open(struct rollouts *rs, struct swap *s, struct event_base *base);
 void rollouts_close(struct rollouts *rs);
+/* A drain: nothing is judged any more. Versions end while the last generation still names them. */
+void rollouts_stop(struct rollouts *rs);
 
 /* A generation serves: rollouts begin, change their step, or end. */
 void rollouts_follow(struct rollouts *rs, const struct generation *g);
