@@ -71,9 +71,13 @@ static void answered(struct swap_ask *ask, const struct swap_result *result)
 {
     struct rollout *r = ask->arg;
     r->asked = false;
-    if (result->ok && ask->wish == SWAP_ABORT)
+    if (!result->ok)
+        return;
+    r->all->taken_back += ask->wish == SWAP_ABORT;
+    r->all->promoted += ask->wish == SWAP_PROMOTE;
+    if (ask->wish == SWAP_ABORT)
         log_judgement(r, LOG_WARN, "rollback", "taken back: it is worse than the stable version");
-    else if (result->ok && ask->wish == SWAP_PROMOTE)
+    else if (ask->wish == SWAP_PROMOTE)
         log_judgement(r, LOG_INFO, "promoted", "serves all requests: no worse than the last one");
 }
 
@@ -146,7 +150,7 @@ static struct rollout *slot_of(struct rollouts *rs, const struct canary *c)
     }
     REQUIRE(free_one != NULL); /* each that has left waits for one answer at most, and rounds are
                                   one at a time */
-    memset(free_one, 0, sizeof *free_one);
+    *free_one = (struct rollout){ .all = rs };
     return free_one;
 }
 

@@ -13,7 +13,9 @@
 #include "plugin/judge.h"
 #include "plugin/swap.h"
 
+struct rollouts;
 struct rollout {
+    struct rollouts *all;
     bool on;
     char plugin[CONFIG_NAME_MAX + 1], id[40], stable[40];
     unsigned weight;
@@ -30,6 +32,7 @@ struct rollouts {
     struct swap *swap;
     struct event *timer;
     bool stopped;
+    uint64_t promoted, taken_back; /* by themselves, since the start */
     /* More than canaries: one that has left may still wait for its answer. */
     struct rollout all[2 * CANARIES_MAX];
 };

@@ -100,6 +100,8 @@ def _():
     is_((event["weight"], event["stable"]), (10, v1["id"]), "the event says who and how much")
     seen = ask(s, 20000)
     within(share(seen, "v2"), 0.09, 0.11, "a tenth of the requests")
+    is_(s.metrics()['graft_versions{state="canary"}'], 1, "/metrics counts it apart")
+    is_(sorted(n for k, n in s.metrics().items() if k.startswith("graft_version_weight_percent")), [10, 90], "and has the weights")
     rows = [(r["plugin"], r["id"]) for r in s.routes() if r["pattern"] == "/app"]
     is_(len(rows), 2, "routes shows both")
 
@@ -308,6 +310,7 @@ def _():
     event = s.wait_event("rollback", since=mark)
     ok(time.monotonic() - begun < secs(2), "soon", time.monotonic() - begun)
     is_(event["reason"], "errors", "the reason")
+    is_(s.metrics()['graft_rollouts_total{outcome="rollback"}'], 1, "counted")
     ok(event["error_rate"] > 0.1 and event["stable_error_rate"] == 0 and event["error_chance"] < 1e-4, "the numbers", event)
     is_(set(ask(s, 400)), {(200, "v1")}, "the stable version serves all")
     wait_for(lambda: states(s) == [("v1", "active", 100)], 5, "the other is gone")
