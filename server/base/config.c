@@ -56,6 +56,7 @@ void config_free(struct config *cfg)
     CHECK(cfg, CONFIG_MAGIC);
     cfg->magic = 0;
     config_plugins_free(cfg);
+    free(cfg->version_header_from);
     free(cfg->path);
     free(cfg->listen);
     free(cfg->plugin_dir);

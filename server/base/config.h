@@ -9,6 +9,7 @@
 #include "base/addr.h"
 #include "base/base.h"
 #include "base/buf.h"
+#include "base/cidr.h"
 #include "base/err.h"
 #include "base/log.h"
 
@@ -21,6 +22,25 @@
 
 struct options;
 
+/* plugins.NAME.rollout: a changed file gets a share of the requests first. */
+#define CONFIG_STEPS_MAX 16
+enum config_sticky {
+    CONFIG_STICKY_NONE,
+    CONFIG_STICKY_COOKIE,
+    CONFIG_STICKY_HEADER,
+    CONFIG_STICKY_PEER
+};
+struct config_rollout {
+    unsigned steps[CONFIG_STEPS_MAX]; /* percent of the requests, rising, below 100 */
+    unsigned nsteps;                  /* at least 1 */
+    unsigned step_ms;                 /* each lasts that long at least */
+    uint64_t min_requests;            /* of either version, before one is judged */
+    double max_error_rate, max_error_ratio, max_p99_ratio; /* plugin/judge.h */
+    enum config_sticky sticky;
+    char *header; /* CONFIG_STICKY_HEADER: its name; else NULL */
+    bool advance; /* "auto": the verdict is carried out; else only told */
+};
+
 /* An entry of "plugins". Plugins without an entry have none here: see config_plugin. */
 struct config_plugin {
     char *name;
@@ -29,8 +49,9 @@ struct config_plugin {
     char *mount;                          /* "" or "/x[/y]" */
     bool enabled;
     bool required;
-    bool required_written; /* the entry says so itself */
-    bool written;          /* false only for what config_plugin returns for an unnamed plugin */
+    bool required_written;          /* the entry says so itself */
+    struct config_rollout *rollout; /* NULL: a changed file is a switch */
+    bool written; /* false only for what config_plugin returns for an unnamed plugin */
 };
 
 /* An entry of "routes". */
@@ -89,6 +110,9 @@ struct config {
     struct log_settings log; /* .file is log_file */
     char *log_file;          /* "" = stderr */
     bool log_access;
+
+    struct cidr *version_header_from; /* clients whose X-Graft-Version is heard */
+    size_t version_header_from_count;
 
     uint64_t keys_set; /* bit i: key i of the table was set by file, variable or flag */
 };

@@ -55,7 +55,7 @@ const struct config_key config_keys[] = {
       "value of the Server field; \"\" = no such field", 0 },
     { "plugins", &config_plugins, NOWHERE, 0, 0, FILE_ONLY, NULL,
       "by name: {\"config\": object, \"mount\": \"/prefix\", \"enabled\": bool, \"required\": "
-      "bool}",
+      "bool, \"rollout\": object}",
       0 },
     { "middleware", &config_names, NOWHERE, 0, 0, FILE_ONLY, NULL,
       "plugins around every request, outermost first", 0 },
@@ -64,6 +64,9 @@ const struct config_key config_keys[] = {
       "middleware "
       "where the match covers",
       0 },
+
+    { "version_header_from", &config_networks, NOWHERE, 0, 0, FILE_ONLY, NULL,
+      "addresses and networks (and \"unix\") whose X-Graft-Version: NAME=ID chooses a version", 0 },
 
     { "limits.head_bytes", &config_number, AT(limits.head_bytes), 64, 1u << 20, FILE_ONLY, "16384",
       "request line and header fields together", 0 },

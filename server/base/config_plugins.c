@@ -238,8 +238,7 @@ static int read_mount(struct config_plugin *p, struct json_value v, struct err *
     return config_copy(&p->mount, mount.ptr, err);
 }
 
-/* Every key of `v` must be one of these. */
-static int check_keys(struct json_value v, const struct str *known, size_t count, struct err *err)
+int config_check_keys(struct json_value v, const struct str *known, size_t count, struct err *err)
 {
     for (size_t i = 0; i < json_count(v); i++) {
         struct str name = json_key_at(v, i);
@@ -255,11 +254,12 @@ static int check_keys(struct json_value v, const struct str *known, size_t count
 static int read_plugin(struct config_plugin *p, struct json_value v, struct err *err)
 {
     static const struct str known[] = {
-        { "config", 6 }, { "mount", 5 }, { "enabled", 7 }, { "required", 8 }
+        { "config", 6 }, { "mount", 5 }, { "enabled", 7 }, { "required", 8 }, { "rollout", 7 }
     };
     struct json_value enabled = json_get(v, "enabled"), required = json_get(v, "required");
+    struct json_value rollout = json_get(v, "rollout");
     if (config_expect(v, JSON_OBJECT, "expected an object for this plugin", err) != 0 ||
-        check_keys(v, known, ARRAY_LEN(known), err) != 0)
+        config_check_keys(v, known, ARRAY_LEN(known), err) != 0)
         return -1;
     p->enabled = p->required = p->written = true;
     p->required_written = json_present(required);
@@ -268,6 +268,8 @@ static int read_plugin(struct config_plugin *p, struct json_value v, struct err 
         return -1;
     if (p->required_written &&
         read_flag(&p->required, required, "required: expected true or false", err) != 0)
+        return -1;
+    if (json_present(rollout) && config_read_rollout(&p->rollout, rollout, err) != 0)
         return -1;
     if (read_mount(p, json_get(v, "mount"), err) != 0)
         return -1;
@@ -327,7 +329,7 @@ static int read_route(struct config_route *route, struct json_value v, struct er
 {
     static const struct str known[] = { { "match", 5 }, { "middleware", 10 }, { "plugin", 6 } };
     if (config_expect(v, JSON_OBJECT, "routes: expected an object", err) != 0 ||
-        check_keys(v, known, ARRAY_LEN(known), err) != 0)
+        config_check_keys(v, known, ARRAY_LEN(known), err) != 0)
         return -1;
     struct json_value match = json_get(v, "match"), middleware = json_get(v, "middleware");
     struct json_value plugin = json_get(v, "plugin");
@@ -364,6 +366,7 @@ void config_plugins_free(struct config *cfg)
         free(cfg->plugins[i].name);
         free(cfg->plugins[i].config);
         free(cfg->plugins[i].mount);
+        config_rollout_free(cfg->plugins[i].rollout);
     }
     for (size_t i = 0; i < cfg->route_count; i++) {
         free(cfg->routes[i].method);

@@ -49,13 +49,20 @@ void config_key_expected(const struct config_key *key, char *out, size_t size);
 
 /* config_types.c */
 extern const struct config_type config_bool, config_number, config_text, config_folder, config_path,
-    config_socket, config_header, config_listen, config_ops, config_level, config_format;
+    config_socket, config_header, config_listen, config_ops, config_level, config_format,
+    config_networks;
 int config_copy(char **out, const char *text, struct err *err); /* frees what was there */
 int config_no_memory(struct err *err);
 
 /* config_plugins.c */
 extern const struct config_type config_plugins, config_names, config_routes;
 void config_plugins_free(struct config *cfg);
+/* Every key of `v` must be one of these. */
+int config_check_keys(struct json_value v, const struct str *known, size_t count, struct err *err);
+
+/* config_rollout.c; *out is to be freed also after -1 */
+int config_read_rollout(struct config_rollout **out, struct json_value v, struct err *err);
+void config_rollout_free(struct config_rollout *r); /* takes NULL */
 void config_strings_free(char **strings, size_t count);
 
 /* config_read.c: everything that stands in the file. */

@@ -203,6 +203,27 @@ static int read_listen(struct config_reader *r, const struct config_key *key, st
     return 0;
 }
 
+static int read_networks(struct config_reader *r, const struct config_key *key, struct json_value v)
+{
+    size_t count = json_count(v);
+    struct cidr *list = calloc(count + 1, sizeof(*list));
+    if (list == NULL)
+        return config_no_memory(r->err);
+    r->cfg->version_header_from = list;
+    for (size_t i = 0; i < count; i++) {
+        struct json_value one = json_at(v, i);
+        struct str text = { NULL, 0 };
+        if (config_expect(one, JSON_STRING, "version_header_from: expected an address as a string",
+                          r->err) != 0)
+            return -1;
+        json_string(one, &text);
+        if (cidr_parse(&list[i], text.ptr, r->err) != 0)
+            return json_fail(one, r->err, "%s: %s", key->name, r->err->text);
+    }
+    r->cfg->version_header_from_count = count;
+    return 0;
+}
+
 const struct config_type config_bool = { "true or false", JSON_BOOL, set_bool, NULL };
 const struct config_type config_number = { NULL, JSON_NUMBER, set_number, NULL };
 const struct config_type config_text = { "a string", JSON_STRING, set_text, NULL };
@@ -218,3 +239,5 @@ const struct config_type config_level = { "debug, info, warn or error", JSON_STR
 const struct config_type config_format = { "json or text", JSON_STRING, set_format, NULL };
 const struct config_type config_listen = { "an array of addresses", JSON_ARRAY, set_listen,
                                            read_listen };
+const struct config_type config_networks = { "an array of addresses and networks", JSON_ARRAY, NULL,
+                                             read_networks };

@@ -17,15 +17,17 @@
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 4 };
 
-enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4 };
+enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8 };
 
 static const struct flag {
     unsigned bit;
     const char *name, *field, *help;
+    bool value; /* the word behind it is the field's value, and it must be there */
 } flags[] = {
-    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before" },
-    { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left" },
-    { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP" },
+    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before", false },
+    { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left", false },
+    { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP", false },
+    { FLAG_WEIGHT, "--weight", "weight", "N, percent of the requests: 0 to 99", true },
 };
 
 static const struct command {
@@ -49,6 +51,12 @@ static const struct command {
       "method, pattern, chain and version of every route" },
     { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", CLIENT_WAIT_S, 0, show_done,
       "abort what a cooling version still serves" },
+    { "canary", "NAME", "POST", "/v1/plugins/%s/canary", CLIENT_RELOAD_S, FLAG_WEIGHT, show_reload,
+      "give the new file of that plugin a share of the requests" },
+    { "promote", "NAME", "POST", "/v1/plugins/%s/promote", CLIENT_RELOAD_S, 0, show_reload,
+      "the canary serves all requests" },
+    { "abort", "NAME", "POST", "/v1/plugins/%s/abort", CLIENT_RELOAD_S, 0, show_reload,
+      "the canary leaves, the stable version serves all requests" },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
       "finish and exit, as SIGTERM" },
     { "check", "FILE.so", NULL, NULL, 0, 0, NULL, "would this file be loaded? Asks no server" },
@@ -60,6 +68,7 @@ struct line {
     const struct command *command;
     const char *argument;
     unsigned flags;
+    const char *value; /* of the one flag that has one */
 };
 
 static void print_help(FILE *out)
@@ -101,13 +110,17 @@ static const struct command *find_command(const char *name)
 }
 
 /* An option that belongs to the command, which must have come before it. */
-static int parse_flag(struct line *line, const char *arg)
+static int parse_flag(struct line *line, const char *arg, const char *next, int *used)
 {
     for (size_t f = 0; f < ARRAY_LEN(flags); f++)
         if (line->command != NULL && (line->command->flags & flags[f].bit) != 0 &&
             strcmp(flags[f].name, arg) == 0) {
             line->flags |= flags[f].bit;
-            return 0;
+            if (!flags[f].value)
+                return 0;
+            line->value = next;
+            *used = 1;
+            return next != NULL ? 0 : usage("missing the value of", arg);
         }
     return usage("unknown option", arg);
 }
@@ -129,7 +142,7 @@ static int parse(int argc, char **argv, struct line *line)
 {
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
-        int rc = 0;
+        int rc = 0, used = 0;
         if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
             print_help(stdout);
             return EXIT_DONE;
@@ -147,14 +160,17 @@ static int parse(int argc, char **argv, struct line *line)
         else if (strcmp(arg, "--control") == 0)
             rc = usage("--control needs a path", NULL);
         else
-            rc = arg[0] == '-' ? parse_flag(line, arg) : parse_word(line, arg);
+            rc = arg[0] == '-' ? parse_flag(line, arg, argv[i + 1], &used) : parse_word(line, arg);
         if (rc != 0)
             return rc;
+        i += used;
     }
     if (line->command == NULL)
         return usage("which command?", NULL);
     if (line->command->argument != NULL && line->argument == NULL)
         return usage("missing", line->command->argument);
+    if ((line->command->flags & FLAG_WEIGHT) != 0 && line->value == NULL)
+        return usage("missing", "--weight N");
     return -1;
 }
 
@@ -185,6 +201,10 @@ static void make_target(const struct line *line, struct buf *out)
     for (size_t f = 0; f < ARRAY_LEN(flags); f++)
         if ((line->flags & flags[f].bit) != 0) {
             buf_printf(out, "%c%s", joint, flags[f].field);
+            if (flags[f].value) {
+                buf_puts(out, "=");
+                add_encoded(out, line->value);
+            }
             joint = '&';
         }
 }

@@ -107,7 +107,12 @@ static void put_oldest(struct json_out *j, const struct version_sums *s)
     json_close(j, '}');
 }
 
-static void put_version(struct json_out *j, const struct version *v)
+const char *ops_state_name(const struct version *v)
+{
+    return v->state == VERSION_ACTIVE && v->canary ? "canary" : version_state_name(v->state);
+}
+
+static void put_version(struct json_out *j, const struct ops *o, const struct version *v)
 {
     struct version_sums s;
     version_sum(v, &s);
@@ -117,8 +122,8 @@ static void put_version(struct json_out *j, const struct version *v)
     json_put_z(j, "id", v->id);
     json_put_z(j, "sha256", v->sha256);
     json_put_z(j, "config_sha256", v->config_sha256);
-    json_put_z(j, "state", version_state_name(v->state));
-    json_put_u64(j, "weight", v->state == VERSION_ACTIVE ? 100 : 0);
+    json_put_z(j, "state", ops_state_name(v));
+    json_put_u64(j, "weight", v->state == VERSION_ACTIVE ? v->weight : 0);
     json_put_u64(j, "in_flight", s.pins);
     put_oldest(j, &s);
     json_put_u64(j, "served", s.served);
@@ -126,6 +131,7 @@ static void put_version(struct json_out *j, const struct version *v)
     json_put_u64(j, "p50_us", latency_quantile_us(s.latency_all, 0.50));
     json_put_u64(j, "p99_us", latency_quantile_us(s.latency_all, 0.99));
     json_put_z(j, "reason", v->reason);
+    ops_put_rollout(j, o, v);
     json_close(j, '}');
 }
 
@@ -141,7 +147,7 @@ static void answer_versions(struct ops *o, struct web_request *req, const char *
     list_each (it, swap_versions(o->swap)) {
         const struct version *v = list_entry(it, struct version, node);
         if (v->plugin != NULL)
-            put_version(&j, v);
+            put_version(&j, o, v);
     }
     json_close(&j, ']');
     json_close(&j, '}');
@@ -315,9 +321,9 @@ static const struct verb verbs[] = {
     { "POST", "/v1/drain", NULL, "", answer_drain },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
     { "POST", "/v1/plugins/", "/rollback", "", answer_later },
-    { "POST", "/v1/plugins/", "/canary", " weight ", answer_later },
-    { "POST", "/v1/plugins/", "/promote", "", answer_later },
-    { "POST", "/v1/plugins/", "/abort", "", answer_later },
+    { "POST", "/v1/plugins/", "/canary", " weight ", ops_answer_canary },
+    { "POST", "/v1/plugins/", "/promote", "", ops_answer_promote },
+    { "POST", "/v1/plugins/", "/abort", "", ops_answer_abort },
 };
 
 /* Does the path fit? Copies the part that varies to `rest`. */

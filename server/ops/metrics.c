@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "ops/process.h"
 #include "plugin/metric.h"
+#include "plugin/rollout.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 /* One version's sums, with its labels already written. */
 struct row {
     char labels[512];
+    unsigned weight;
     struct version_sums sums;
 };
 
@@ -87,6 +89,7 @@ static void fill_rows(struct view *v)
         snprintf(row->labels, sizeof row->labels, "plugin=\"%s\",version=\"%s\",id=\"%s\"", name,
                  text, version->id);
         version_sum(version, &row->sums);
+        row->weight = version->state == VERSION_ACTIVE ? version->weight : 0;
         v->nrows++;
     }
 }
@@ -111,6 +114,9 @@ static void write_versions_figures(struct view *v)
     family(v, "graft_errors_total", "counter", "Requests that ended with 5xx or were cut.");
     for (size_t i = 0; i < v->nrows; i++)
         sample(v, "graft_errors_total", v->rows[i].labels, v->rows[i].sums.errors);
+    family(v, "graft_version_weight_percent", "gauge", "Share of the requests that it gets.");
+    for (size_t i = 0; i < v->nrows; i++)
+        sample(v, "graft_version_weight_percent", v->rows[i].labels, v->rows[i].weight);
     family(v, "graft_in_flight", "gauge", "Requests that still use the version.");
     for (size_t i = 0; i < v->nrows; i++)
         sample(v, "graft_in_flight", v->rows[i].labels, v->rows[i].sums.pins);
@@ -207,6 +213,11 @@ static void write_swaps(struct view *v)
     family(v, "graft_swap_publish_seconds_total", "counter",
            "Time from first prepare to last adopt of all swaps.");
     sample_seconds(v, "graft_swap_publish_seconds_total", "", c->publish_us_sum);
+    family(v, "graft_rollouts_total", "counter", "Rollouts that ended by their judge's verdict.");
+    sample(v, "graft_rollouts_total", "outcome=\"promoted\"",
+           swap_rollouts(v->ops->swap)->promoted);
+    sample(v, "graft_rollouts_total", "outcome=\"rollback\"",
+           swap_rollouts(v->ops->swap)->taken_back);
     single(v, "graft_generation", "gauge", "The generation that serves.",
            swap_generation(v->ops->swap));
 }
@@ -214,8 +225,13 @@ static void write_swaps(struct view *v)
 static void write_states(struct view *v)
 {
     uint64_t by_state[VERSION_STUCK + 1] = { 0 };
-    list_each (it, swap_versions(v->ops->swap))
-        by_state[list_entry(it, struct version, node)->state]++;
+    uint64_t canaries = 0;
+    list_each (it, swap_versions(v->ops->swap)) {
+        const struct version *one = list_entry(it, struct version, node);
+        bool canary = one->state == VERSION_ACTIVE && one->canary;
+        canaries += canary;
+        by_state[one->state] += !canary;
+    }
     family(v, "graft_versions", "gauge", "Loaded versions, by state.");
     for (int s = 0; s <= VERSION_STUCK; s++) {
         if (s == VERSION_RETIRED)
@@ -224,6 +240,7 @@ static void write_states(struct view *v)
         snprintf(labels, sizeof labels, "state=\"%s\"", version_state_name((enum version_state)s));
         sample(v, "graft_versions", labels, by_state[s]);
     }
+    sample(v, "graft_versions", "state=\"canary\"", canaries);
     single(v, "graft_versions_retired_total", "counter", "Versions that were unmapped.",
            swap_counts(v->ops->swap)->retired);
 }

@@ -60,6 +60,14 @@ void ops_answer_no_swap(struct web_request *req, int status, unsigned generation
 
 /* One of the control socket's verbs, in a file of its own; `rest` is not used. */
 void ops_answer_routes(struct ops *o, struct web_request *req, const char *rest);
+/* The same; `rest` is the plugin's name. */
+void ops_answer_canary(struct ops *o, struct web_request *req, const char *rest);
+void ops_answer_promote(struct ops *o, struct web_request *req, const char *rest);
+void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest);
+/* "rollout" of a canary: what its judge has seen; of another version nothing. */
+void ops_put_rollout(struct json_out *j, const struct ops *o, const struct version *v);
+/* "canary" for an active version that is one, else the state's name. */
+const char *ops_state_name(const struct version *v);
 
 /* Each appends its answer; 0, or -1: no memory. */
 int ops_metrics(struct ops *o, struct buf *out);

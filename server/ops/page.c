@@ -102,7 +102,7 @@ static void put_version(struct page *p, const struct version *v)
     put_cell(p, v->desc.version);
     putf(p, "<td><code>%s</code></td><td%s>%s</td>", v->id,
          v->state == VERSION_STUCK || v->state == VERSION_FAILED ? " class=\"bad\"" : "",
-         version_state_name(v->state));
+         ops_state_name(v));
     put_number(p, s.pins);
     put_number(p, s.served);
     put_number(p, s.errors);

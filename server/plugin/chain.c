@@ -216,6 +216,7 @@ int chain_init(struct chain *c, struct loop *loop, struct http *http, struct poo
     list_init(&c->free);
     list_init(&c->handles);
     list_init(&c->resting);
+    canary_dice_init(&c->dice, loop->number);
     if (getrandom(c->id_seed, sizeof c->id_seed, 0) != (ssize_t)sizeof c->id_seed)
         return err_set(err, "the kernel gives no random numbers for request ids");
     if (handle_prepare(c) != 0)

@@ -10,6 +10,7 @@
 #include "base/pool.h"
 #include "http/session.h"
 #include "net/loop.h"
+#include "plugin/canary.h"
 #include "plugin/version.h"
 
 #define HANDLES_REST 4096 /* a handle of a LATER request rests behind at least so many others */
@@ -31,6 +32,7 @@ struct chain {
     struct list resting; /* freed after LATER, first in first out */
     unsigned nresting;
     uint64_t id_seed[2], id_next;
+    struct canary_dice dice;
 };
 
 extern const struct http_app chain_app; /* its arg is a struct chain */

@@ -3,6 +3,7 @@
  * versions pinned; and what the session reports later is handed on.
  */
 #include "plugin/exchange.h"
+#include "plugin/generation.h"
 #include "plugin/handle.h"
 
 #include <stdlib.h>
@@ -114,7 +115,7 @@ static int take_chain(struct exchange *x, const struct choice *ch)
 }
 
 /* What Allow will say is asked now: later this generation may be gone. */
-static NOINLINE void note_allow(struct exchange *x, const struct generation *g)
+static NOINLINE void note_allow(struct exchange *x, const struct generation *g, unsigned met)
 {
     char text[512];
     struct request *r = &x->request;
@@ -122,8 +123,22 @@ static NOINLINE void note_allow(struct exchange *x, const struct generation *g)
         x->route_status = 204;
     if (x->route_status != 405 && x->route_status != 204)
         return;
-    size_t len = generation_allow(g, &r->target, text, sizeof text);
+    size_t len = generation_allow(g, met, &r->target, text, sizeof text);
     x->allow = arena_copy(&r->arena, (struct str){ text, len });
+}
+
+/* May its client choose versions by name? */
+static bool by_name(const struct config *config, const struct peer *peer)
+{
+    for (size_t i = 0; i < config->version_header_from_count; i++)
+        if (cidr_contains(&config->version_header_from[i], peer->family, &peer->addr))
+            return true;
+    return false;
+}
+
+static NOINLINE unsigned pick(struct exchange *x, const struct generation *g, bool *stray)
+{
+    return canary_pick(g, &x->request, by_name(g->config, &x->from), &x->chain->dice, stray);
 }
 
 static HOT void app_head(struct request *r)
@@ -132,6 +147,8 @@ static HOT void app_head(struct request *r)
     struct chain *c = x->chain;
     const struct generation *g = c->loop->generation;
     struct choice ch;
+    unsigned met = 0; /* canaries */
+    bool stray = false;
     reset(x);
     list_add_tail(&c->live, &x->node);
     COUNTER_ADD(c->loop->stats.in_flight, 1);
@@ -139,14 +156,20 @@ static HOT void app_head(struct request *r)
     ch.pattern = NULL;
     ch.nlinks = 0;
     ch.match.endpoint = NULL;
-    if (LIKELY(g != NULL))
-        generation_find(g, &r->head, &r->target, &ch);
+    if (LIKELY(g != NULL)) {
+        if (UNLIKELY(g->picks))
+            met = pick(x, g, &stray);
+        if (LIKELY(!stray))
+            generation_find(g, met, &r->head, &r->target, &ch);
+    }
     if (UNLIKELY(take_chain(x, &ch) != 0))
         exchange_answer(x, 503, "no memory for the request's chain");
     else if (UNLIKELY(g == NULL)) /* a drain before the first generation empties the listeners */
         exchange_answer(x, 503, "nothing is loaded yet");
+    else if (UNLIKELY(stray))
+        exchange_answer(x, 421, CANARY_BY_NAME " names a version that does not serve");
     else if (UNLIKELY(ch.status != 200))
-        note_allow(x, g);
+        note_allow(x, g, met);
     exchange_run(x);
 }
 

@@ -12,11 +12,11 @@
 
 #include <string.h>
 
-size_t generation_allow(const struct generation *g, const struct target *target, char *out,
-                        size_t size)
+size_t generation_allow(const struct generation *g, unsigned met, const struct target *target,
+                        char *out, size_t size)
 {
     HOT_CHECK(g, GENERATION_MAGIC);
-    return router_allow(g->impl->router, target, out, size);
+    return router_allow(g->impls[met]->router, target, out, size);
 }
 
 bool layer_covers_method(const struct layer *layer, struct str method)
@@ -56,7 +56,8 @@ static bool covers(const struct layer *layer, const struct head *head, const str
 }
 
 static NOINLINE void find_tested(const struct generation_impl *impl, const struct gen_route *route,
-                        const struct head *head, const struct target *target, struct choice *out)
+                                 const struct head *head, const struct target *target,
+                                 struct choice *out)
 {
     unsigned n = links_add_global(out->links, impl);
     for (unsigned i = 0; i < route->ncovers; i++) {
@@ -70,7 +71,7 @@ static NOINLINE void find_tested(const struct generation_impl *impl, const struc
 
 /* 404 and 405: every match without "plugin" covers them too. */
 static NOINLINE void find_nothing(const struct generation_impl *impl, const struct head *head,
-                         const struct target *target, struct choice *out)
+                                  const struct target *target, struct choice *out)
 {
     unsigned n = links_add_global(out->links, impl);
     for (unsigned i = 0; i < impl->nlayers; i++)
@@ -80,11 +81,11 @@ static NOINLINE void find_nothing(const struct generation_impl *impl, const stru
     out->pattern = NULL;
 }
 
-HOT void generation_find(const struct generation *g, const struct head *head,
+HOT void generation_find(const struct generation *g, unsigned met, const struct head *head,
                          const struct target *target, struct choice *out)
 {
     HOT_CHECK(g, GENERATION_MAGIC);
-    const struct generation_impl *impl = g->impl;
+    const struct generation_impl *impl = g->impls[met];
     if (!router_find(impl->router, head->method, head->method_id, target, &out->match)) {
         out->status = out->match.path_known ? 405 : 404;
         find_nothing(impl, head, target, out);

@@ -11,6 +11,7 @@
 #include "http/head.h"
 #include "http/router.h"
 #include "http/target.h"
+#include "plugin/canary.h"
 #include "plugin/version.h"
 
 #define CHAIN_MAX 32 /* middleware and handler of one request; more is refused when building */
@@ -29,10 +30,15 @@ struct generation_impl;
 struct generation {
     unsigned magic;
     unsigned number;           /* counts from 1 */
-    struct version **versions; /* all that serve in it */
+    struct version **versions; /* all that serve in it, canaries aside */
     unsigned nversions;
-    struct config *config;        /* what it was built from; owned by swap.c */
-    struct generation_impl *impl; /* router, middleware matches: generation.c */
+    struct canary canaries[CANARIES_MAX];
+    unsigned ncanaries;
+    bool picks;            /* canary_pick is to be asked */
+    struct config *config; /* what it was built from; owned by swap.c */
+    /* Router and middleware matches (generation.c) for each subset of the canaries: bit i of the
+       index for canaries[i]. [0] has none of them. */
+    struct generation_impl *impls[1u << CANARIES_MAX];
 };
 
 /* What the router chose for one request; filled on the worker's stack. */
@@ -44,11 +50,11 @@ struct choice {
     struct link links[CHAIN_MAX];
 };
 
-/* Worker. Allocation-free: picks route and chain. */
-void generation_find(const struct generation *g, const struct head *head,
+/* Worker. Allocation-free: picks route and chain. `met`: the canaries that the request meets. */
+void generation_find(const struct generation *g, unsigned met, const struct head *head,
                      const struct target *target, struct choice *out);
-size_t generation_allow(const struct generation *g, const struct target *target, char *out,
-                        size_t size);
+size_t generation_allow(const struct generation *g, unsigned met, const struct target *target,
+                        char *out, size_t size);
 
 /* Why a generation cannot be: who is at fault, when it is a plugin. */
 struct generation_fault {
@@ -57,13 +63,15 @@ struct generation_fault {
     const struct version *other; /* the one that `blame` collides with, or NULL */
 };
 
-/* Control. Copies the array of versions. NULL: `fault` says why. */
+/* Control. Copies both arrays; each canary's `stable` is one of the versions. NULL: `fault` says
+   why; a canary is tried against all others, so that no subset of them can conflict. */
 struct generation *generation_new(unsigned number, struct version *const *versions,
-                                  unsigned nversions, struct config *config,
+                                  unsigned nversions, const struct canary *canaries,
+                                  unsigned ncanaries, struct config *config,
                                   struct generation_fault *fault);
 void generation_free(struct generation *g); /* takes NULL; not the versions and the config */
 
-/* The version of that name in it, or NULL. Control. */
+/* The version of that name in it, or NULL; not a canary. Control. */
 struct version *generation_version(const struct generation *g, const char *plugin);
 
 /* What a person should know about it: matches that cover no route, and the like. Control. */
@@ -71,7 +79,8 @@ void generation_warnings(const struct generation *g, void (*warn)(const char *te
                          void *arg);
 
 /* The rows of `graftctl routes`: each route with the middleware that covers all of it, and a row
-   of its own for each match that covers a part. Control; valid during the call. */
+   of its own for each match that covers a part; canaries' routes behind those of the stable
+   versions. Control; valid during the call. */
 struct generation_row {
     const char *method; /* "*": every one */
     const char *pattern;

@@ -11,6 +11,7 @@
 
 struct build {
     struct generation *g;
+    struct version **set; /* one version of each plugin: canaries in the place of stable ones */
     struct generation_impl *impl;
     struct config *config;
     struct generation_fault *fault;
@@ -21,19 +22,24 @@ static int no_memory(struct build *b)
     return err_set(&b->fault->err, "out of memory while building the routes");
 }
 
+static struct version *by_plugin(struct version *const *set, unsigned n, const char *plugin)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (strcmp(set[i]->plugin, plugin) == 0)
+            return set[i];
+    return NULL;
+}
+
 struct version *generation_version(const struct generation *g, const char *plugin)
 {
-    for (unsigned i = 0; g != NULL && i < g->nversions; i++)
-        if (strcmp(g->versions[i]->plugin, plugin) == 0)
-            return g->versions[i];
-    return NULL;
+    return g != NULL ? by_plugin(g->versions, g->nversions, plugin) : NULL;
 }
 
 /* ---- Middleware ------------------------------------------------------------------------------ */
 
 static struct version *middleware(struct build *b, const char *name, const char *key)
 {
-    struct version *v = generation_version(b->g, name);
+    struct version *v = by_plugin(b->set, b->g->nversions, name);
     if (v == NULL) {
         err_set(&b->fault->err,
                 "%s names \"%s\", but no such plugin is loaded: put it into %s or take it out of "
@@ -250,13 +256,13 @@ static int build_routes(struct build *b)
 {
     size_t count = 0;
     for (unsigned i = 0; i < b->g->nversions; i++)
-        count += b->g->versions[i]->desc.route_count;
+        count += b->set[i]->desc.route_count;
     b->impl->routes = calloc(count + 1, sizeof *b->impl->routes);
     b->impl->router = router_new();
     if (b->impl->routes == NULL || b->impl->router == NULL)
         return no_memory(b);
     for (unsigned i = 0; i < b->g->nversions; i++) {
-        struct version *v = b->g->versions[i];
+        struct version *v = b->set[i];
         for (size_t j = 0; j < v->desc.route_count; j++)
             if (build_route(b, v, &v->desc.routes[j]) != 0)
                 return -1;
@@ -277,10 +283,9 @@ static struct generation *allocate(struct version *const *versions, unsigned n)
     struct generation *g = calloc(1, sizeof *g);
     if (g == NULL)
         return NULL;
-    g->impl = calloc(1, sizeof *g->impl);
     g->versions = calloc(n + 1u, sizeof(*g->versions));
     g->magic = GENERATION_MAGIC;
-    if (g->impl == NULL || g->versions == NULL) {
+    if (g->versions == NULL) {
         generation_free(g);
         return NULL;
     }
@@ -291,21 +296,57 @@ static struct generation *allocate(struct version *const *versions, unsigned n)
     return g;
 }
 
+/* The tree for one subset of the canaries. */
+static int build_impl(struct build *b, unsigned met)
+{
+    struct generation *g = b->g;
+    for (unsigned i = 0; i < g->nversions; i++)
+        b->set[i] = g->versions[i];
+    for (unsigned c = 0; c < g->ncanaries; c++)
+        for (unsigned i = 0; (met & 1u << c) != 0 && i < g->nversions; i++)
+            if (b->set[i] == g->canaries[c].stable)
+                b->set[i] = g->canaries[c].version;
+    b->impl = g->impls[met] = calloc(1, sizeof *b->impl);
+    if (b->impl == NULL)
+        return no_memory(b);
+    return build_global(b) != 0 || build_layers(b) != 0 || check_length(b, NULL) != 0 ||
+                   build_routes(b) != 0
+               ? -1
+               : 0;
+}
+
+static int build_impls(struct build *b)
+{
+    int rc = 0;
+    b->set = calloc(b->g->nversions + 1u, sizeof(*b->set));
+    if (b->set == NULL)
+        return no_memory(b);
+    for (unsigned met = 0; rc == 0 && met < 1u << b->g->ncanaries; met++)
+        rc = build_impl(b, met);
+    free(b->set);
+    return rc;
+}
+
 struct generation *generation_new(unsigned number, struct version *const *versions,
-                                  unsigned nversions, struct config *config,
+                                  unsigned nversions, const struct canary *canaries,
+                                  unsigned ncanaries, struct config *config,
                                   struct generation_fault *fault)
 {
+    REQUIRE(ncanaries <= CANARIES_MAX);
     fault->blame = fault->other = NULL;
     struct generation *g = allocate(versions, nversions);
-    struct build b = { g, g != NULL ? g->impl : NULL, config, fault };
+    struct build b = { .g = g, .config = config, .fault = fault };
     if (g == NULL) {
         no_memory(&b);
         return NULL;
     }
     g->number = number;
     g->config = config;
-    if (build_global(&b) != 0 || build_layers(&b) != 0 || check_length(&b, NULL) != 0 ||
-        build_routes(&b) != 0) {
+    g->ncanaries = ncanaries;
+    g->picks = ncanaries > 0 || config->version_header_from_count > 0;
+    for (unsigned i = 0; i < ncanaries; i++)
+        g->canaries[i] = canaries[i];
+    if (build_impls(&b) != 0) {
         generation_free(g);
         return NULL;
     }
@@ -332,8 +373,9 @@ void generation_free(struct generation *g)
     if (g == NULL)
         return;
     CHECK(g, GENERATION_MAGIC);
-    if (g->impl != NULL)
-        impl_free(g->impl);
+    for (size_t i = 0; i < ARRAY_LEN(g->impls); i++)
+        if (g->impls[i] != NULL)
+            impl_free(g->impls[i]);
     free(g->versions);
     g->magic = 0;
     free(g);
@@ -343,8 +385,8 @@ void generation_warnings(const struct generation *g, void (*warn)(const char *te
                          void *arg)
 {
     char text[512];
-    for (unsigned i = 0; i < g->impl->nlayers; i++) {
-        const struct layer *layer = &g->impl->layers[i];
+    for (unsigned i = 0; i < g->impls[0]->nlayers; i++) {
+        const struct layer *layer = &g->impls[0]->layers[i];
         if (layer->useful)
             continue;
         snprintf(text, sizeof text, "routes[%u].match \"%.*s%s%s\"%s%s%s covers no route", i,
@@ -402,6 +444,13 @@ void generation_routes(const struct generation *g,
 {
     ON_CONTROL();
     CHECK(g, GENERATION_MAGIC);
-    for (unsigned i = 0; i < g->impl->nroutes; i++)
-        show_route(g->impl, &g->impl->routes[i], row, arg);
+    const struct generation_impl *impl = g->impls[0];
+    for (unsigned i = 0; i < impl->nroutes; i++)
+        show_route(impl, &impl->routes[i], row, arg);
+    for (unsigned c = 0; c < g->ncanaries; c++) {
+        impl = g->impls[1u << c];
+        for (unsigned i = 0; i < impl->nroutes; i++)
+            if (impl->routes[i].handler.version == g->canaries[c].version)
+                show_route(impl, &impl->routes[i], row, arg);
+    }
 }

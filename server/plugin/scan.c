@@ -113,7 +113,9 @@ static bool failed_again(struct scan *s, struct found *f, const char *key)
         for (size_t i = 0; i < s->nfound && moot; i++)
             moot = strcmp(s->found[i].sha256, old->other_sha256) != 0;
     }
-    if (s->retry || moot) {
+    bool meant =
+        s->retry_only == NULL || (old->plugin != NULL && strcmp(old->plugin, s->retry_only) == 0);
+    if ((s->retry && meant) || moot) {
         known_failure_forget(s->known, key);
         return false;
     }
@@ -190,13 +192,14 @@ static void read_files(struct scan *s, int dirfd)
 
 /* ---- Deciding -------------------------------------------------------------------------------- */
 
+/* As the stable version or as a canary. */
 static bool serves(const struct scan *s, const char *plugin, const char *sha256,
                    const char *config_sha256)
 {
     for (size_t i = 0; i < s->nactive; i++)
-        if (strcmp(s->active[i].plugin, plugin) == 0)
-            return strcmp(s->active[i].sha256, sha256) == 0 &&
-                   strcmp(s->active[i].config_sha256, config_sha256) == 0;
+        if (strcmp(s->active[i].plugin, plugin) == 0 && strcmp(s->active[i].sha256, sha256) == 0 &&
+            strcmp(s->active[i].config_sha256, config_sha256) == 0)
+            return true;
     return false;
 }
 

@@ -45,7 +45,8 @@ struct scan {
     struct probe *probe;
     struct known *known;
     const struct config *config;
-    bool retry; /* what failed before is tried again */
+    bool retry;             /* what failed before is tried again */
+    const char *retry_only; /* NULL, or the plugin that `retry` is about */
     struct scan_active *active;
     size_t nactive;
     /* The loader's. job.rc -1: the folder could not be read. */

@@ -11,6 +11,7 @@
 #include "plugin/retire.h"
 #include "plugin/watch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,17 +97,23 @@ static void scanned(struct job *job)
 static int scan_prepare(struct swap *s)
 {
     unsigned n = s->current != NULL ? s->current->nversions : 0;
+    unsigned ncanaries = s->current != NULL ? s->current->ncanaries : 0;
     s->scan.stage = s->deps.stage;
     s->scan.probe = s->deps.probe;
     s->scan.known = &s->known;
     s->scan.config = s->round.config;
-    s->scan.retry = s->round.want.retry;
-    s->scan.active = calloc(n + 1u, sizeof *s->scan.active);
+    s->scan.retry = s->round.want.retry || s->round.wish == SWAP_CANARY;
+    s->scan.retry_only = s->round.wish == SWAP_CANARY ? s->round.plugin : NULL;
+    s->scan.active = calloc(n + ncanaries + 1u, sizeof *s->scan.active);
     if (s->scan.active == NULL)
         return -1;
     for (unsigned i = 0; i < n; i++) {
         const struct version *v = s->current->versions[i];
         s->scan.active[i] = (struct scan_active){ v->plugin, v->sha256, v->config_sha256 };
+    }
+    for (unsigned i = 0; i < ncanaries; i++) {
+        const struct version *v = s->current->canaries[i].version;
+        s->scan.active[n++] = (struct scan_active){ v->plugin, v->sha256, v->config_sha256 };
     }
     s->scan.nactive = n;
     s->scan.job.work = scan_work;
@@ -125,18 +132,48 @@ static void busy_clear(struct swap *s)
     s->nbusy = 0;
 }
 
+static struct swap_ask *first_waiting(struct swap *s)
+{
+    return list_empty(&s->waiting) ? NULL : list_entry(s->waiting.next, struct swap_ask, node);
+}
+
+/* The asks that are served by one round, oldest first: scans share it, all else stands alone. */
+static void take_asks(struct swap *s)
+{
+    struct round *r = &s->round;
+    struct swap_ask *ask = first_waiting(s);
+    if (ask != NULL && ask->wish != SWAP_SCAN) {
+        struct want alone = { .any = true, .not_watch = true, .asked_us = ask->asked_us };
+        list_del(&ask->node);
+        list_add_tail(&r->asks, &ask->node);
+        r->wish = ask->wish;
+        r->weight = ask->weight;
+        snprintf(r->plugin, sizeof r->plugin, "%s", ask->plugin);
+        snprintf(r->id, sizeof r->id, "%s", ask->id != NULL ? ask->id : "");
+        r->want = alone;
+        return;
+    }
+    want_merge(&s->want, &s->busy_want);
+    busy_clear(s);
+    for (; ask != NULL && ask->wish == SWAP_SCAN; ask = first_waiting(s)) {
+        list_del(&ask->node);
+        list_add_tail(&r->asks, &ask->node);
+        want_ask(&s->want, ask);
+    }
+    r->want = s->want;
+    s->want = (struct want){ 0 };
+}
+
 static void round_begin(struct swap *s)
 {
     struct round *r = &s->round;
-    want_merge(&s->want, &s->busy_want);
-    busy_clear(s);
-    list_splice_tail(&r->asks, &s->waiting);
-    list_each (it, &r->asks)
-        want_ask(&s->want, list_entry(it, struct swap_ask, node));
-    r->want = s->want;
-    s->want = (struct want){ 0 };
+    take_asks(s);
     r->config = r->want.config != NULL ? r->want.config : s->config;
     r->first = s->current == NULL;
+    if (r->wish > SWAP_CANARY) {
+        canary_change(s);
+        return;
+    }
     s->phase = PHASE_SCAN;
     if (r->want.config != NULL)
         known_forget_config_bound(&s->known);
@@ -316,7 +353,14 @@ static int make_events(struct swap *s)
     s->timer = evtimer_new(base, round_adopt_timeout, s);
     s->pender = evtimer_new(base, pending_look, s);
     s->absence = evtimer_new(base, absence_over, s);
+    if (rollouts_open(&s->rollouts, s, base) != 0)
+        return -1;
     return s->kick != NULL && s->timer != NULL && s->pender != NULL && s->absence != NULL ? 0 : -1;
+}
+
+const struct rollouts *swap_rollouts(const struct swap *s)
+{
+    return &s->rollouts;
 }
 
 static void free_events(struct swap *s)
@@ -325,6 +369,7 @@ static void free_events(struct swap *s)
     for (size_t i = 0; i < ARRAY_LEN(events); i++)
         if (events[i] != NULL)
             event_free(events[i]);
+    rollouts_close(&s->rollouts);
 }
 
 int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)

@@ -68,10 +68,24 @@ struct swap_result {
     uint64_t publish_us;  /* from the first prepare to the last adopt */
 };
 
-/* A wish for a scan. The caller owns it; `done` is called exactly once, never from inside swap_ask,
+/* What is wished for. All but a scan name a plugin and stand alone: they share no round. */
+enum swap_wish {
+    SWAP_SCAN,    /* the plugin folder, and what it means */
+    SWAP_CANARY,  /* this plugin's file there gets `weight` percent; other files are not looked at.
+                     A canary that is that very file gets the weight */
+    SWAP_WEIGHT,  /* of the canary that is there; no scan from here on */
+    SWAP_PROMOTE, /* the canary serves all */
+    SWAP_ABORT    /* the canary leaves */
+};
+
+/* A wish. The caller owns it; `done` is called exactly once, never from inside swap_ask,
    and may free it. `pending` is an answer too: nothing follows it. */
 struct swap_ask {
-    struct list node;       /* swap.c's */
+    struct list node; /* swap.c's */
+    enum swap_wish wish;
+    const char *plugin;     /* lives until `done`; NULL for a scan */
+    const char *id;         /* NULL, or the canary that is meant: another is refused */
+    unsigned weight;        /* 0 to 99 */
     bool retry;             /* try identities again that failed before */
     bool allow_empty;       /* the last plugin may vanish */
     bool from_watch;        /* plugins vanish only when missing in two scans */
@@ -88,6 +102,10 @@ void swap_ask(struct swap *s, struct swap_ask *ask);
 /* The first load: as swap_ask, but a bad plugin fails it whatever its identity did before, unless
    plugins.NAME.required is false; `reason` lists all reasons. Once, before any swap_ask. */
 void swap_first(struct swap *s, struct swap_ask *ask);
+
+/* What the rollouts have seen (plugin/rollout.h). */
+struct rollouts;
+const struct rollouts *swap_rollouts(const struct swap *s);
 
 /* What is. */
 bool swap_running(const struct swap *s);        /* a swap is in progress, or waits to be repeated */

@@ -38,6 +38,7 @@ void swap_drain_begin(struct swap *s)
         return;
     s->draining = true;
     swap_watch_stop(s);
+    rollouts_stop(&s->rollouts);
     event_del(s->absence);
     if (s->phase == PHASE_PREPARE)
         round_fail(s, "draining"); /* otherwise a job runs: its answer finds that we drain */

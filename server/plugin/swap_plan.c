@@ -55,13 +55,25 @@ static void take_new(struct swap *s, struct found *f)
     free(f->staged);
     f->staged = NULL;
     v->state = VERSION_STAGED;
+    v->canary = canary_is_wanted(s, v->plugin);
     list_add_tail(&s->versions, &v->node);
     r->fresh[r->nfresh++] = v;
 }
 
+/* The stable version or the canary, whichever the file is. */
+static struct version *same_version(struct swap *s, const struct found *f)
+{
+    const struct canary *c = canary_of(s->current, f->plugin);
+    if (c != NULL && strcmp(c->version->sha256, f->sha256) == 0 &&
+        strcmp(c->version->config_sha256,
+               config_plugin(s->round.config, f->plugin)->config_sha256) == 0)
+        return c->version;
+    return generation_version(s->current, f->plugin);
+}
+
 static void take_same(struct swap *s, const struct found *f)
 {
-    struct version *v = generation_version(s->current, f->plugin);
+    struct version *v = same_version(s, f);
     REQUIRE(v != NULL);
     if (strcmp(v->source, f->path) != 0) {
         char *source = strdup(f->path);
@@ -92,6 +104,13 @@ static void take_found(struct swap *s)
 {
     for (size_t i = 0; i < s->scan.nfound; i++) {
         struct found *f = &s->scan.found[i];
+        char name[256];
+        snprintf(name, sizeof name, "%.*s", (int)(strlen(f->file) - 3), f->file);
+        if (canary_is_other(s, f->plugin != NULL ? f->plugin : name)) {
+            if (f->staged != NULL)
+                stage_remove(s->deps.stage, f->staged);
+            continue;
+        }
         switch (f->kind) {
         case FOUND_SAME:
             take_same(s, f);
@@ -113,10 +132,11 @@ static void take_found(struct swap *s)
 
 /* ---- Who leaves ------------------------------------------------------------------------------ */
 
+/* Does a new version take the place of the stable one? */
 static bool is_fresh(const struct round *r, const char *plugin)
 {
     for (size_t i = 0; i < r->nfresh; i++)
-        if (strcmp(r->fresh[i]->plugin, plugin) == 0)
+        if (!r->fresh[i]->canary && strcmp(r->fresh[i]->plugin, plugin) == 0)
             return true;
     return false;
 }
@@ -206,6 +226,8 @@ static bool decide_leaving(struct swap *s, struct version *v, size_t *vanished)
 {
     struct round *r = &s->round;
     char key[96];
+    if (r->wish == SWAP_CANARY)
+        return false;
     if (!config_plugin(r->config, v->plugin)->enabled)
         return true;
     if (is_fresh(r, v->plugin))
@@ -249,6 +271,8 @@ static void take_current(struct swap *s)
 static void check_required(struct swap *s)
 {
     const struct config *cfg = s->round.config;
+    if (s->round.wish == SWAP_CANARY)
+        return;
     for (size_t i = 0; i < cfg->plugin_count; i++) {
         const struct config_plugin *p = &cfg->plugins[i];
         if (!p->enabled || declared(s, p->name) || generation_version(s->current, p->name) != NULL)
@@ -362,7 +386,7 @@ static int allocate(struct swap *s)
     size_t active = s->current != NULL ? s->current->nversions : 0;
     r->fresh = calloc(s->scan.nfound + 1, sizeof(*r->fresh));
     r->next = calloc(active + s->scan.nfound + 1, sizeof(*r->next));
-    r->leaving = calloc(active + 1, sizeof(*r->leaving));
+    r->leaving = calloc(active + CANARIES_MAX + 1, sizeof(*r->leaving));
     return r->fresh != NULL && r->next != NULL && r->leaving != NULL ? 0 : -1;
 }
 
@@ -385,6 +409,7 @@ void round_scanned(struct swap *s)
     }
     take_found(s);
     take_current(s);
+    canary_plan(s);
     check_required(s);
     if (r->broken && !r->first)
         round_fail(s, "failed");
@@ -392,7 +417,8 @@ void round_scanned(struct swap *s)
         round_fail(s, "busy");
     else if (check_blocked(s))
         round_fail(s, "failed");
-    else if (r->nfresh == 0 && r->nleaving == 0 && r->want.config == NULL && !r->first)
+    else if (r->nfresh == 0 && r->nleaving == 0 && r->want.config == NULL && !r->first &&
+             !r->reweighed)
         round_succeed(s);
     else
         round_load(s);

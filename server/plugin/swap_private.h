@@ -12,6 +12,7 @@
 #include "plugin/known.h"
 #include "plugin/loader.h"
 #include "plugin/scan.h"
+#include "plugin/rollout.h"
 #include "plugin/swap.h"
 
 enum phase { PHASE_IDLE, PHASE_SCAN, PHASE_LOAD, PHASE_PREPARE, PHASE_START, PHASE_ADOPT };
@@ -33,6 +34,9 @@ struct entries {
 struct round {
     struct list asks;
     struct want want;
+    enum swap_wish wish;
+    char plugin[CONFIG_NAME_MAX + 1], id[40]; /* of a wish that stands alone; id "" = any */
+    unsigned weight;
     struct config *config; /* want.config or what is in force */
     bool first;
     uint64_t prepare_us; /* 0: not yet */
@@ -43,6 +47,9 @@ struct round {
     size_t nnext;
     struct version **leaving; /* that serve and are not in the next generation */
     size_t nleaving;
+    struct canary canaries[CANARIES_MAX]; /* of the next generation */
+    unsigned ncanaries;
+    bool reweighed; /* they differ from those of the generation that serves */
     struct adoption *adoption;
     struct config *old_config; /* replaced by this round; freed with the old generation */
 
@@ -84,6 +91,7 @@ struct swap {
     void (*fini_done)(void *arg);
     void *fini_arg;
     struct watch *watch;
+    struct rollouts rollouts;
 };
 
 /* swap.c */
@@ -93,10 +101,19 @@ void want_clear(struct want *w);
 void timer_set_ms(struct event *timer, unsigned ms);
 
 /* swap_plan.c */
-void round_scanned(struct swap *s); /* the scan has been made */
+void round_scanned(struct swap *s);                      /* the scan has been made */
 bool round_forgives(struct swap *s, const char *plugin); /* the first load, required: false */
 
+/* swap_canary.c */
+bool canary_is_wanted(struct swap *s, const char *plugin); /* its new file is to be a canary */
+bool canary_is_other(struct swap *s, const char *plugin);  /* the wish is about another plugin */
+void canary_plan(struct swap *s);      /* after the scan: which go on, which begin, which leave */
+void canary_change(struct swap *s);    /* a round without a scan */
+void canary_installed(struct swap *s); /* the generation serves: weights */
+const struct canary *canary_of(const struct generation *g, const char *plugin);
+
 /* swap_publish.c */
+void round_build(struct swap *s);
 void round_adopt_timeout(evutil_socket_t fd, short what, void *arg); /* s->timer */
 void round_load(struct swap *s);
 void round_fail(struct swap *s, const char *word); /* undoes all; why: r->reason and r->failed */
@@ -109,8 +126,7 @@ int entries_add(struct entries *e, const char *plugin, const char *id, const cha
 void entries_clear(struct entries *e);
 void round_reason(struct swap *s, const char *fmt, ...) PRINTF_LIKE(2, 3); /* the first counts */
 /* A version of this round is at fault: entry, event, v->reason. */
-void report_version_failed(struct swap *s, struct version *v, const char *stage,
-                           const char *text);
+void report_version_failed(struct swap *s, struct version *v, const char *stage, const char *text);
 void report_file_failed(struct swap *s, const struct found *f, bool again);
 void report_loaded(const struct version *v);
 void report_swap(struct swap *s, bool ok, const char *word);
@@ -122,7 +138,7 @@ void answer_without_round(struct swap *s, struct swap_ask *ask, const char *word
                           const char *reason);
 
 /* swap_drain.c */
-void drain_look(struct swap *s); /* something ended: is the drain over? */
+void drain_look(struct swap *s);                         /* something ended: is the drain over? */
 void busy_look(struct swap *s, const struct version *v); /* a version left */
 
 #endif

@@ -85,7 +85,6 @@ static void version_failed(struct swap *s, struct version *v, const char *stage,
 /* ---- Load ------------------------------------------------------------------------------------ */
 
 static void load_next(struct swap *s);
-static void build(struct swap *s);
 static void try_without(struct swap *s, struct version *v, const char *stage, struct err *err);
 
 /* A callback that hung has returned after all: what is owed follows. */
@@ -146,7 +145,7 @@ static void load_next(struct swap *s)
     } else if (r->broken) {
         round_fail(s, "failed");
     } else {
-        build(s);
+        round_build(s);
     }
 }
 
@@ -190,7 +189,7 @@ static void build_failed(struct swap *s, struct generation_fault *fault)
     if (r->broken)
         round_fail(s, "failed");
     else
-        build(s);
+        round_build(s);
 }
 
 static void prepared(struct swap *s);
@@ -227,15 +226,16 @@ static void prepare(struct swap *s, struct generation *g)
     adoption_prepare(r->adoption);
 }
 
-static void build(struct swap *s)
+void round_build(struct swap *s)
 {
     struct round *r = &s->round;
     struct generation_fault fault;
     size_t n = r->nnext;
     for (size_t i = 0; i < r->nfresh; i++)
-        r->next[n++] = r->fresh[i];
-    struct generation *g =
-        generation_new(swap_generation(s) + 1, r->next, (unsigned)n, r->config, &fault);
+        if (!r->fresh[i]->canary)
+            r->next[n++] = r->fresh[i];
+    struct generation *g = generation_new(swap_generation(s) + 1, r->next, (unsigned)n, r->canaries,
+                                          r->ncanaries, r->config, &fault);
     if (g == NULL)
         build_failed(s, &fault);
     else
@@ -255,7 +255,7 @@ static void try_without(struct swap *s, struct version *v, const char *stage, st
     else if (r->broken)
         round_fail(s, "failed");
     else
-        build(s);
+        round_build(s);
 }
 
 static void start_next(struct swap *s);
@@ -410,6 +410,7 @@ static void adopted(struct swap *s)
     r->adoption = NULL;
     generation_free(old);
     config_free(r->old_config);
+    canary_installed(s);
     for (size_t i = 0; i < r->nfresh; i++)
         report_loaded(r->fresh[i]);
     round_succeed(s);
@@ -476,7 +477,7 @@ void round_fail(struct swap *s, const char *word)
     r->nfresh = 0;
     report_swap(s, false, word);
     round_answer(s, &r->asks, false, word);
-    if (strcmp(word, "busy") == 0)
+    if (strcmp(word, "busy") == 0 && r->wish == SWAP_SCAN)
         keep_wish(s);
     round_free(s);
 }

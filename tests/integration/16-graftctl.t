@@ -66,7 +66,11 @@ def _():
             ("POST", "/v1/versions/hello/retire", 400, "bad_request"),
             ("POST", "/v1/versions/hello@0.1/retire", 409, "refused"),
             ("POST", "/v1/plugins/hello/rollback", 501, "not_supported"),
-            ("POST", "/v1/plugins/hello/canary?weight=10", 501, "not_supported")):
+            ("POST", "/v1/plugins/hello/canary?weight=10", 409, "failed"),
+            ("POST", "/v1/plugins/hello/canary?weight=100", 400, "bad_request"),
+            ("POST", "/v1/plugins/hello/canary", 400, "bad_request"),
+            ("POST", "/v1/plugins/hello/promote", 409, "failed"), ("POST", "/v1/plugins/hello/abort", 409, "failed"),
+            ("POST", "/v1/plugins/" + "x" * 80 + "/abort", 404, "not_found")):
         answer = s.api(method, target)
         is_((answer["_status"], answer["ok"], answer["error"]), (status, False, error), f"{method} {target}")
         ok(answer["reason"] and answer["reason"] == answer["reason"].strip(), "with a reason", answer["reason"])

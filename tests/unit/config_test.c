@@ -220,6 +220,86 @@ TEST(routes_are_a_method_and_a_pattern)
     config_free(c);
 }
 
+TEST(rollouts)
+{
+    struct config *c =
+        good("{\"plugins\": {\"a\": {\"rollout\": {}}, \"b\": {},"
+             "\"c\": {\"rollout\": {\"steps\": [0, 1, 99], \"step_ms\": 100,"
+             "  \"min_requests\": 5, \"max_error_rate\": 0, \"max_error_ratio\": 1.25,"
+             "  \"max_p99_ratio\": 3e1, \"sticky\": \"header:X-User\", \"auto\": false}},"
+             "\"d\": {\"rollout\": {\"sticky\": \"cookie\"}},"
+             "\"e\": {\"rollout\": {\"sticky\": \"peer\"}}}}");
+    const struct config_rollout *r = config_plugin(c, "a")->rollout;
+    must(r != NULL);
+    is(r->nsteps, 3);
+    ok(r->steps[0] == 5 && r->steps[1] == 25 && r->steps[2] == 50);
+    ok(r->step_ms == 30000 && r->min_requests == 200 && r->advance);
+    ok(r->max_error_rate == 0.01 && r->max_error_ratio == 2 && r->max_p99_ratio == 1.5);
+    ok(r->sticky == CONFIG_STICKY_NONE && r->header == NULL);
+    ok(config_plugin(c, "b")->rollout == NULL && config_plugin(c, "other")->rollout == NULL);
+    r = config_plugin(c, "c")->rollout;
+    ok(r->nsteps == 3 && r->steps[0] == 0 && r->steps[2] == 99);
+    ok(r->step_ms == 100 && r->min_requests == 5 && !r->advance);
+    ok(r->max_error_rate == 0 && r->max_error_ratio == 1.25 && r->max_p99_ratio == 30);
+    ok(r->sticky == CONFIG_STICKY_HEADER);
+    is_str(r->header, "X-User");
+    ok(config_plugin(c, "d")->rollout->sticky == CONFIG_STICKY_COOKIE);
+    ok(config_plugin(c, "e")->rollout->sticky == CONFIG_STICKY_PEER);
+    config_free(c);
+}
+
+#define ROLLOUT(text) "{\"plugins\":{\"a\":{\"rollout\":{" text "}}}}"
+
+TEST(whose_version_header_is_heard)
+{
+    struct config *c = good("{\"version_header_from\": [\"127.0.0.1\", \"fd00::/8\", \"unix\"]}");
+    is(c->version_header_from_count, 3);
+    is(c->version_header_from[1].bits, 8);
+    config_free(c);
+    c = good("{}");
+    is(c->version_header_from_count, 0);
+    config_free(c);
+    bad("{\"version_header_from\": [\"unix\", \"10.0.0.1/8\"]}",
+        "graft.json:1:34: version_header_from: \"10.0.0.1/8\": bits of the address are set behind "
+        "its prefix of 8 bits");
+    ok(from("{\"version_header_from\": [1]}") == NULL);
+    ok(from("{\"version_header_from\": \"unix\"}") == NULL);
+}
+
+TEST(bad_rollouts)
+{
+    static const char *const steps[] = {
+        "[]",    "[100]",   "[-1]",
+        "[5,5]", "[25,5]",  "[5,2.5]",
+        "5",     "[\"5\"]", "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]"
+    };
+    char text[256];
+    for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+        snprintf(text, sizeof text, ROLLOUT("\"steps\":%s"), steps[i]);
+        ok(from(text) == NULL);
+        ok(strstr(error.text, "steps: expected 1 to 16 rising whole numbers from 0 to 99") != NULL);
+    }
+    bad(ROLLOUT("\"step_ms\":99"), "graft.json:1:39: step_ms: expected a whole number from 100 to "
+                                   "604800000, found 99");
+    bad(ROLLOUT("\"min_requests\":0"),
+        "graft.json:1:44: min_requests: expected a whole number from "
+        "1 to 1073741824, found 0");
+    bad(ROLLOUT("\"max_error_rate\":1.01"),
+        "graft.json:1:46: max_error_rate: expected a number from 0 to 1, found 1.01");
+    bad(ROLLOUT("\"max_error_ratio\":0.5"),
+        "graft.json:1:47: max_error_ratio: expected a number from 1 to 1000, found 0.5");
+    bad(ROLLOUT("\"max_p99_ratio\":\"2\""),
+        "graft.json:1:45: max_p99_ratio: expected a number from 1 to 1000, found \"2\"");
+    bad(ROLLOUT("\"sticky\":\"header:\""), "graft.json:1:38: sticky: expected \"none\", "
+                                           "\"cookie\", \"header:NAME\" or \"peer\", found "
+                                           "\"header:\"");
+    bad(ROLLOUT("\"sticky\":\"header:a b\""), "graft.json:1:38: sticky: expected \"none\", "
+                                              "\"cookie\", \"header:NAME\" or \"peer\", found "
+                                              "\"header:a b\"");
+    bad(ROLLOUT("\"step\":1"), "graft.json:1:29: unknown key \"step\": did you mean \"steps\"?");
+    ok(from("{\"plugins\":{\"a\":{\"rollout\":true}}}") == NULL);
+}
+
 TEST(unknown_keys_name_the_nearest)
 {
     bad("{\"lisen\": 1}", "graft.json:1:2: unknown key \"lisen\": did you mean \"listen\"?");

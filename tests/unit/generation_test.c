@@ -8,6 +8,8 @@ static struct loop loop, *loops[] = { &loop };
 static struct generation_fault fault;
 static struct version *versions[16];
 static unsigned nversions;
+static struct canary canaries[CANARIES_MAX];
+static unsigned ncanaries, met;
 static struct config *config;
 static struct generation *generation;
 
@@ -54,7 +56,7 @@ static bool build(const char *text)
         fprintf(stderr, "# %s\n", err.text);
     must(config != NULL);
     fault.err.text[0] = '\0';
-    generation = generation_new(1, versions, nversions, config, &fault);
+    generation = generation_new(1, versions, nversions, canaries, ncanaries, config, &fault);
     return generation != NULL;
 }
 
@@ -81,7 +83,7 @@ static const char *found(const char *method, const char *path)
     struct choice choice;
     arena_init(&arena, room, sizeof room);
     must(target_parse(&arena, str_of(path), &target, &verdict) == 0);
-    generation_find(generation, &head, &target, &choice);
+    generation_find(generation, met, &head, &target, &choice);
     size_t len = (size_t)snprintf(text, sizeof text, "%u", choice.status);
     for (unsigned i = 0; i < choice.nlinks; i++)
         len += (size_t)snprintf(text + len, sizeof text - len,
@@ -97,6 +99,86 @@ static bool says(const char *text, const char *part)
     if (!there)
         fprintf(stderr, "# \"%s\" does not say \"%s\"\n", text, part);
     return there;
+}
+
+static void canary_of(struct version *stable, struct version *canary)
+{
+    nversions--; /* it is no version of its own */
+    canaries[ncanaries++] = (struct canary){ .version = canary, .stable = stable, .weight = 50 };
+}
+
+static const char *met_found(unsigned which, const char *path)
+{
+    met = which;
+    const char *text = found("GET", path);
+    met = 0;
+    return text;
+}
+
+static void note_row(const struct generation_row *row, void *arg)
+{
+    struct buf *out = arg;
+    char line[256];
+    int len = snprintf(line, sizeof line, "%s %s %s;", row->method, row->pattern, row->version->id);
+    buf_add(out, line, (size_t)len);
+}
+
+/* A request meets each plugin in one version, wherever that stands in the chain. */
+TEST(canaries)
+{
+    struct version *a1 = add("a", "GET /a;GET /old", false);
+    struct version *mw1 = add("mw", "GET /mw", true);
+    struct version *a2 = add("a", "GET /a;GET /new", false);
+    canary_of(a1, a2);
+    struct version *mw2 = add("mw", "GET /mw", true);
+    canary_of(mw1, mw2);
+    strcpy(a2->id, "a.2");
+    strcpy(mw2->id, "mw.2");
+    must(build("{\"middleware\":[\"mw\"]}"));
+    is_str(met_found(0, "/a"), "200 mw [a]");
+    is_str(met_found(0, "/new"), "404 mw");
+    is_str(met_found(1, "/new"), "200 mw [a]");
+    is_str(met_found(1, "/old"), "404 mw");
+    is_str(met_found(2, "/old"), "200 mw [a]");
+    is_str(met_found(3, "/new"), "200 mw [a]");
+    struct head head = { .method = STR("GET"), .method_id = HEAD_GET };
+    char room[4096];
+    struct arena arena;
+    struct target target;
+    struct head_verdict verdict;
+    struct choice choice;
+    arena_init(&arena, room, sizeof room);
+    must(target_parse(&arena, STR("/a"), &target, &verdict) == 0);
+    for (unsigned which = 0; which < 4; which++) {
+        generation_find(generation, which, &head, &target, &choice);
+        must(choice.nlinks == 2);
+        ok(choice.links[0].version == (which & 2 ? mw2 : mw1));
+        ok(choice.links[1].version == (which & 1 ? a2 : a1));
+    }
+    arena_reset(&arena);
+    thread_kind = THREAD_CONTROL;
+    struct buf rows = { 0 };
+    generation_routes(generation, note_row, &rows);
+    buf_add(&rows, "", 1);
+    is_str(rows.data, "GET /a a.1;GET /old a.1;GET /mw mw.1;GET /a a.2;GET /new a.2;GET /mw mw.2;");
+    buf_fini(&rows);
+    done();
+    version_free(&a2);
+    version_free(&mw2);
+}
+
+TEST(a_canary_that_conflicts_is_to_blame)
+{
+    struct version *a1 = add("a", "GET /a", false);
+    struct version *b = add("b", "GET /b", false);
+    struct version *a2 = add("a", "GET /a;GET /b", false);
+    canary_of(a1, a2);
+    a1->state = b->state = VERSION_ACTIVE;
+    must(!build("{}"));
+    ok(says(fault.err.text, "route conflict: GET /b"));
+    ok(fault.blame == a2 && fault.other == b);
+    done();
+    version_free(&a2);
 }
 
 TEST(plain_routes)
@@ -278,7 +360,7 @@ TEST(finding_is_quick)
     must(target_parse(&arena, STR("/hello"), &target, &verdict) == 0);
     uint64_t begin = clock_us();
     for (int i = 0; i < N; i++)
-        generation_find(generation, &head, &target, &choice);
+        generation_find(generation, met, &head, &target, &choice);
     uint64_t ns = (clock_us() - begin) * 1000 / N;
     fprintf(stderr, "# %llu ns to find /hello\n", (unsigned long long)ns);
     is(choice.nlinks, 2);
