@@ -64,6 +64,10 @@ const struct config_key config_keys[] = {
       "middleware "
       "where the match covers",
       0 },
+    { "signatures", &config_signatures, NOWHERE, 0, 0, FILE_ONLY, NULL,
+      "{\"required\": bool, \"keys\": [minisign public key, or path of its .pub file]}: who must "
+      "have signed plugin files",
+      0 },
 
     { "limits.head_bytes", &config_number, AT(limits.head_bytes), 64, 1u << 20, FILE_ONLY, "16384",
       "request line and header fields together", 0 },
