@@ -45,6 +45,9 @@ const struct config_key config_keys[] = {
       "control socket; \"\": $RUNTIME_DIRECTORY/control.sock, else in /run/graft, "
       "$XDG_RUNTIME_DIR/graft or /tmp/graft-UID",
       CONFIG_RESTART },
+    { "control_groups", &config_groups, NOWHERE, 0, 0, FILE_ONLY, NULL,
+      "groups that may connect to the control socket and ask what is (status, ps, routes)",
+      CONFIG_RESTART },
     { "ops", &config_ops, AT(ops), 0, 0, "GRAFT_OPS", "--ops", "127.0.0.1:9180",
       "address of health, metrics and status; \"\" = none", CONFIG_RESTART },
     { "supervise", &config_bool, AT(supervise), 0, 0, "GRAFT_SUPERVISE", NULL, "true",
