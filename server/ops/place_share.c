@@ -68,6 +68,7 @@ static int open_to(int fd, const char *name, mode_t mode, const gid_t *groups, s
 {
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    removexattr(path, ACL_NAME); /* what the folder's default one has given */
     if (ngroups == 1 && fchownat(fd, "", (uid_t)-1, groups[0], AT_EMPTY_PATH) == 0) {
         if (chmod(path, mode) == 0)
             return 0;
