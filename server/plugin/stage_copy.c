@@ -92,7 +92,7 @@ static int open_source(int dirfd, const char *path, struct stat *st, struct err 
              (judge_owner(st, last_part(path), owner != NULL ? owner : err) != 0 && owner == NULL))
         rc = -1;
     else if ((uint64_t)st->st_size > STAGE_MAX_BYTES)
-        rc = err_set(err, "has %jd bytes, at most %u are allowed", (intmax_t)st->st_size,
+        rc = err_set(err, "has %jd bytes, at most %u are allowed: strip it", (intmax_t)st->st_size,
                      STAGE_MAX_BYTES);
     if (rc == 0)
         return fd;
@@ -327,7 +327,7 @@ static int base_of(const char *path, char base[NAME_MAX + 1], struct err *err)
     if (len > 3 && strcmp(name + len - 3, ".so") == 0)
         len -= 3;
     if (len == 0 || len > NAME_MAX || name[0] == '.')
-        return err_set(err, "has no name that can be used: expected NAME.so");
+        return err_set(err, "has no name that can be used: expected NAME.so: rename it");
     memcpy(base, name, len);
     base[len] = '\0';
     return 0;

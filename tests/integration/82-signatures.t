@@ -535,6 +535,13 @@ def _():
     is_(len(texts), 5, "five in all")
     answer = json.loads(check("--json", "check", compile_plugin(TWO_FAULTS)).stdout)
     is_([(f["severity"], f["stage"]) for f in answer["findings"]], [("refusal", "routes")], "two routes that are one")
+    many = TWO_FAULTS.replace("/a/:x", "a").replace("/a/:y", "/:b/:b").replace('"two"', '"Two"')
+    text = json.loads(check("--json", "check", compile_plugin(many)).stdout)["findings"][0]["text"]
+    like(text, r"^bad name .*; route 1: .*begin with '/'; route 2: .*rename one$", "every fault of a descriptor")
+    undefined = TWO_FAULTS.replace("static graft_next h(", "extern int nowhere(void);\nstatic graft_next h(").replace(
+        "(void)s;", "(void)s; nowhere();")
+    text = json.loads(check("--json", "check", compile_plugin(undefined)).stdout)["findings"][0]["text"]
+    like(text, r"undefined symbol: nowhere: define it, or link the library that does", "dlopen's words, with a cure")
     if os.geteuid() == 0:
         os.chown(so, 12345, 12345)
         text = json.loads(check("--json", "check", so).stdout)["findings"][0]["text"]
