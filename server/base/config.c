@@ -57,6 +57,7 @@ void config_free(struct config *cfg)
     cfg->magic = 0;
     config_plugins_free(cfg);
     free(cfg->version_header_from);
+    config_trust_free(cfg);
     free(cfg->path);
     free(cfg->listen);
     free(cfg->plugin_dir);
@@ -292,6 +293,8 @@ static bool value_equal(const struct config_key *key, const struct config *a,
     const char *pa = (const char *)a + key->offset, *pb = (const char *)b + key->offset;
     if (key->type == &config_listen)
         return listen_equal(a, b);
+    if (key->type == &config_groups)
+        return config_groups_equal(a, b);
     if (key->type->json != JSON_STRING)
         return memcmp(pa, pb, key->size) == 0;
     const char *sa, *sb;

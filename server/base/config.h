@@ -12,13 +12,17 @@
 #include "base/cidr.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/minisign.h"
 
 #include <stdio.h>
+#include <sys/types.h>
 
 #define CONFIG_MAGIC     0x6366672eu
 #define CONFIG_FILE_MAX  (4u << 20) /* bytes; a larger file is refused */
 #define CONFIG_NAME_MAX  64         /* of a plugin */
 #define CONFIG_SHA256LEN 65         /* 64 hex digits and NUL */
+
+#define CONFIG_GROUPS_MAX 64
 
 struct options;
 
@@ -78,6 +82,27 @@ struct config_drain {
     unsigned delay_ms, idle_ms, timeout_ms;
 };
 
+/* A public key of "signatures": its text, or the file that holds it. */
+struct config_key_text {
+    char *text;
+    bool known; /* false: a file that config_from_text did not read */
+    struct minisign_key key;
+};
+
+/* What signatures plugin files must have. Neither required nor keys: nobody looks for any. */
+struct config_signatures {
+    bool required;
+    struct config_key_text *keys;
+    size_t key_count;
+    char sha256[CONFIG_SHA256LEN]; /* of all of that: the same demands, the same hash */
+};
+
+/* An entry of "control_groups". */
+struct config_group {
+    char *name; /* as written: a name or a number */
+    gid_t gid;
+};
+
 struct config {
     unsigned magic;
     char *path; /* the file that was read; NULL = none */
@@ -104,6 +129,10 @@ struct config {
     struct config_route *routes; /* in file order */
     size_t route_count;
 
+    struct config_signatures signatures;
+    struct config_group *control_groups; /* may ask the control socket, and change nothing */
+    size_t control_group_count;
+
     struct config_limits limits;
     struct config_timeouts timeouts_ms;
     struct config_drain drain;
@@ -119,16 +148,22 @@ struct config {
 
 /* Reads the file (-c, else the default one if it is there), then the variables in envp (environ as
    it was at the start), then the flags. NULL and err on the first fault: "file:line:column:
-   expected, found, what to do". Blocks only for names in addresses. */
+   expected, found, what to do". Blocks for names (addresses, groups) and for files of keys. */
 struct config *config_load(const struct options *opt, char *const *envp, struct err *err);
 void config_free(struct config *cfg); /* takes NULL */
 
-/* As config_load from a text alone: no file, no variables, no flags, no name resolved. */
+/* As config_load from a text alone: no other file, no variables, no flags, no name resolved. */
 struct config *config_from_text(const char *name, const char *text, size_t len, struct err *err);
 
 /* The entry of that plugin, or one that says what holds for a plugin that is not named: no mount,
    enabled, required, config "{}". Never NULL. */
 const struct config_plugin *config_plugin(const struct config *cfg, const char *name);
+
+/* The demands of "graftctl check --key": a signature by one of these keys, each as in
+   signatures.keys. `out` is the caller's to free; -1 and err when one is no key. */
+int config_signatures_of(struct config_signatures *out, const char *const *keys, size_t count,
+                         struct err *err);
+void config_signatures_free(struct config_signatures *s);
 
 /* Calls for every variable GRAFT_... that is no setting: for a line at debug, once the log runs. */
 void config_unknown_variables(char *const *envp, void (*fn)(const char *name, void *arg),

@@ -45,6 +45,9 @@ const struct config_key config_keys[] = {
       "control socket; \"\": $RUNTIME_DIRECTORY/control.sock, else in /run/graft, "
       "$XDG_RUNTIME_DIR/graft or /tmp/graft-UID",
       CONFIG_RESTART },
+    { "control_groups", &config_groups, NOWHERE, 0, 0, FILE_ONLY, NULL,
+      "groups that may connect to the control socket and ask what is (status, ps, routes)",
+      CONFIG_RESTART },
     { "ops", &config_ops, AT(ops), 0, 0, "GRAFT_OPS", "--ops", "127.0.0.1:9180",
       "address of health, metrics and status; \"\" = none", CONFIG_RESTART },
     { "supervise", &config_bool, AT(supervise), 0, 0, "GRAFT_SUPERVISE", NULL, "true",
@@ -63,6 +66,10 @@ const struct config_key config_keys[] = {
       "[{\"match\": \"GET /pattern\", \"middleware\": [\"name\"], \"plugin\": \"name\"}]: "
       "middleware "
       "where the match covers",
+      0 },
+    { "signatures", &config_signatures, NOWHERE, 0, 0, FILE_ONLY, NULL,
+      "{\"required\": bool, \"keys\": [minisign public key, or path of its .pub file]}: who must "
+      "have signed plugin files",
       0 },
 
     { "version_header_from", &config_networks, NOWHERE, 0, 0, FILE_ONLY, NULL,

@@ -65,6 +65,11 @@ int config_read_rollout(struct config_rollout **out, struct json_value v, struct
 void config_rollout_free(struct config_rollout *r); /* takes NULL */
 void config_strings_free(char **strings, size_t count);
 
+/* config_trust.c */
+extern const struct config_type config_signatures, config_groups;
+void config_trust_free(struct config *cfg);
+bool config_groups_equal(const struct config *a, const struct config *b);
+
 /* config_read.c: everything that stands in the file. */
 int config_read(struct config_reader *r, const char *name, const char *text, size_t len);
 /* -1: `key` (its place is told) is none of the known names. */

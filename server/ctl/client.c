@@ -78,7 +78,7 @@ enum client_result client_call(const char *control, const char *method, const ch
     struct timeval wait = { .tv_sec = (time_t)wait_s };
     int fd = place_connect(control, err);
     if (fd < 0)
-        return fd == PLACE_BUSY ? CLIENT_BROKEN : CLIENT_NO_SERVER;
+        return fd == PLACE_BUSY || fd == PLACE_DENIED ? CLIENT_BROKEN : CLIENT_NO_SERVER;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     int rc = buf_printf(&request,

@@ -59,7 +59,8 @@ static const struct command {
       "the canary leaves, the stable version serves all requests" },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
       "finish and exit, as SIGTERM" },
-    { "check", "FILE.so", NULL, NULL, 0, 0, NULL, "would this file be loaded? Asks no server" },
+    { "check", "FILE.so", NULL, NULL, 0, 0, NULL,
+      "would this file be loaded? Every finding with its cure. Asks no server" },
 };
 
 struct line {
@@ -69,6 +70,15 @@ struct line {
     const char *argument;
     unsigned flags;
     const char *value; /* of the one flag that has one */
+    struct check_options check;
+};
+
+/* What `check` may be given, each with a value. */
+static const struct {
+    const char *name, *shown, *help;
+} check_options[] = {
+    { "--key", "--key KEY", "demand a signature by this minisign public key (text or .pub file)" },
+    { "-c", "-c FILE", "hold it against the signatures of this configuration" },
 };
 
 static void print_help(FILE *out)
@@ -83,6 +93,8 @@ static void print_help(FILE *out)
         for (size_t f = 0; f < ARRAY_LEN(flags); f++)
             if ((c->flags & flags[f].bit) != 0)
                 fprintf(out, "    %-16s %s\n", flags[f].name, flags[f].help);
+        for (size_t k = 0; c->target == NULL && k < ARRAY_LEN(check_options); k++)
+            fprintf(out, "    %-16s %s\n", check_options[k].shown, check_options[k].help);
     }
     fputs("\noptions:\n"
           "  --control PATH     graftd's control socket (else GRAFT_CONTROL, else where graftd\n"
@@ -125,6 +137,37 @@ static int parse_flag(struct line *line, const char *arg, const char *next, int 
     return usage("unknown option", arg);
 }
 
+/* "--key KEY", "--key=KEY", "-c FILE". False: it is none of them. */
+static bool parse_check(struct line *line, int argc, char **argv, int *i, int *rc)
+{
+    const char *arg = argv[*i], *value = NULL;
+    size_t k = 0;
+    if (line->command == NULL || strcmp(line->command->name, "check") != 0)
+        return false;
+    for (;; k++) {
+        if (k == ARRAY_LEN(check_options))
+            return false;
+        size_t len = strlen(check_options[k].name);
+        if (strcmp(arg, check_options[k].name) == 0)
+            value = *i + 1 < argc ? argv[++*i] : "";
+        else if (len > 2 && strncmp(arg, check_options[k].name, len) == 0 && arg[len] == '=')
+            value = arg + len + 1;
+        if (value != NULL)
+            break;
+    }
+    if (value[0] == '\0')
+        *rc = usage("a value is missing behind", check_options[k].name);
+    else if (k == 1)
+        line->check.config = value;
+    else if (line->check.nkeys < CHECK_KEYS_MAX)
+        line->check.keys[line->check.nkeys++] = value;
+    else
+        *rc = usage("one key too many", value);
+    if (*rc == 0 && line->check.config != NULL && line->check.nkeys > 0)
+        *rc = usage("either keys or a configuration", arg);
+    return true;
+}
+
 static int parse_word(struct line *line, const char *arg)
 {
     if (line->command == NULL) {
@@ -159,7 +202,7 @@ static int parse(int argc, char **argv, struct line *line)
             line->control = arg + 10;
         else if (strcmp(arg, "--control") == 0)
             rc = usage("--control needs a path", NULL);
-        else
+        else if (!parse_check(line, argc, argv, &i, &rc))
             rc = arg[0] == '-' ? parse_flag(line, arg, argv[i + 1], &used) : parse_word(line, arg);
         if (rc != 0)
             return rc;
@@ -244,7 +287,8 @@ static int show_answer(const struct line *line, const struct buf *body)
     bool good = answer_is_ok(answer);
     if (line->json)
         fwrite(body->data, 1, body->len, stdout);
-    else if (good || line->command->show == show_reload)
+    else if (good ||
+             (line->command->show == show_reload && json_present(json_get(answer, "generation"))))
         line->command->show(answer, stdout);
     if (!good && !line->json) {
         fflush(stdout);
@@ -280,7 +324,8 @@ int main(int argc, char **argv)
     int rc = parse(argc, argv, &line);
     if (rc >= 0)
         return rc;
-    rc = line.command->target == NULL ? check_file(line.argument, line.json) : ask(&line);
+    line.check.json = line.json;
+    rc = line.command->target == NULL ? check_file(line.argument, &line.check) : ask(&line);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "graftctl: cannot write the answer\n");
         return EXIT_REFUSED;

@@ -1,11 +1,14 @@
 /*
  * The control socket: a table of verbs. Each answers one JSON object with `ok`, and with `error`
  * (a word) and `reason` (a sentence) when that is false. A query field that the verb does not know
- * is an error: a mistyped option must not be taken for "no".
+ * is an error: a mistyped option must not be taken for "no". Root and the server's user may do
+ * everything, members of control_groups what is a GET (ops/peer.h).
  */
 #include "ops/ops.h"
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "ops/peer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -363,17 +366,58 @@ static void answer_unknown(struct web_request *req, const struct verb *v,
                      len > 0 ? len - 1 : 5, len > 0 ? v->fields : " none");
 }
 
+/* At most 10 a second: whoever may not do anything may not fill the log either. */
+static void log_forbidden(const struct web_request *req, const struct peer *peer)
+{
+    static uint64_t second;
+    static unsigned count;
+    static struct log_line line; /* 4 KB; the control thread's alone */
+    uint64_t now = clock_us() / 1000000;
+    count = now == second ? count + 1 : 1;
+    second = now;
+    if (count > 10)
+        return;
+    log_begin(&line, LOG_WARN, "refused", "control socket: user %d (pid %d) may not: %s %.200s",
+              (int)peer->uid, (int)peer->pid, web_method(req), web_path(req));
+    log_u64(&line, "status", 403);
+    log_z(&line, "why", "forbidden");
+    log_end(&line);
+}
+
+static void forbid(struct web_request *req, const struct peer *peer)
+{
+    log_forbidden(req, peer);
+    if (peer->right == PEER_READ)
+        ops_answer_error(req, 403, "forbidden",
+                         "user %d may only ask (status, ps, routes), as a member of "
+                         "control_groups: root and the server's user %u may do this",
+                         (int)peer->uid, (unsigned)geteuid());
+    else
+        ops_answer_error(req, 403, "forbidden",
+                         "user %d is neither root nor the server's user %u, nor in one of "
+                         "control_groups: ask one of these, or be made a member and log in again",
+                         (int)peer->uid, (unsigned)geteuid());
+}
+
 void ops_handle_api(struct web_request *req, void *arg)
 {
     struct ops *o = arg;
+    struct peer peer;
     CHECK(o, OPS_MAGIC);
     const char *path = web_path(req);
+    peer_find(&peer, web_fd(req), o->control_groups, o->control_group_count);
+    if (peer.right == PEER_NOTHING) {
+        forbid(req, &peer);
+        return;
+    }
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
         char rest[512] = "";
         if (!fits(&verbs[i], path, rest, sizeof rest))
             continue;
         const struct web_field *unknown = unknown_field(&verbs[i], req);
-        if (strcmp(web_method(req), verbs[i].method) != 0)
+        if (peer.right != PEER_ALL && strcmp(verbs[i].method, "GET") != 0)
+            forbid(req, &peer);
+        else if (strcmp(web_method(req), verbs[i].method) != 0)
             ops_answer_error(req, 405, "bad_method", "%s takes %s, not %s", path, verbs[i].method,
                              web_method(req));
         else if (unknown != NULL)

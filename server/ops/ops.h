@@ -41,6 +41,8 @@ struct ops {
     uint64_t started_us; /* clock_us() */
     double started_unix; /* seconds since 1970 */
     bool live;           /* the first generation is, or was, served */
+    size_t control_group_count;
+    gid_t control_groups[CONFIG_GROUPS_MAX]; /* may ask the control socket what is */
     const struct ops_verbs *verbs;
     void *arg;
 };

@@ -62,6 +62,11 @@ static int check_folder(const struct place *p, struct err *err)
         return err_set(err, "%s: not a folder", p->folder);
     if (p->given)
         return 0;
+    if (st.st_uid == geteuid() || geteuid() == 0) {
+        place_unshare_folder(p->folder);
+        if (lstat(p->folder, &st) != 0)
+            return err_set(err, "%s: %s", p->folder, strerror(errno));
+    }
     if (st.st_uid != geteuid() && geteuid() == 0 && !p->shared_above)
         return 0; /* given to the user of an earlier run */
     if (st.st_uid != geteuid())
@@ -212,6 +217,8 @@ int place_give(const struct place_socket *s, uid_t uid, gid_t gid, struct err *e
         return 0;
     char copy[sizeof s->path];
     memcpy(copy, s->path, sizeof copy);
+    if (s->shared)
+        gid = (gid_t)-1; /* it is the group that may connect */
     if (lchown(s->path, uid, gid) != 0)
         return err_set(err, "%s: cannot be given to user %u: %s", s->path, (unsigned)uid,
                        strerror(errno));
@@ -257,11 +264,14 @@ static int connect_at(const char *path, struct err *err)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait); /* also connect's */
     if (connect(fd, (const struct sockaddr *)&sa, sizeof sa) != 0) {
         int cause = errno;
-        err_set(err, "%s",
-                cause == EAGAIN ? "too many wait there already: is the server stopped?"
-                                : strerror(cause));
         close(fd);
-        return cause == EAGAIN ? PLACE_BUSY : -1;
+        err_set(err, "%s%s",
+                cause == EAGAIN ? "too many wait there already: is the server stopped?"
+                                : strerror(cause),
+                cause == EACCES ? " (root, the server's user and members of control_groups may "
+                                  "connect)"
+                                : "");
+        return cause == EAGAIN ? PLACE_BUSY : cause == EACCES ? PLACE_DENIED : -1;
     }
     return fd;
 }
@@ -272,13 +282,17 @@ int place_connect(const char *configured, struct err *err)
     if (configured != NULL && configured[0] != '\0') {
         int fd = connect_at(configured, &one);
         if (fd < 0)
-            err_set(err, "no %s %s: %s", fd == PLACE_BUSY ? "answer at" : "server at", configured,
-                    one.text);
+            err_set(err, "%s%s: %s",
+                    fd == PLACE_DENIED ? ""
+                    : fd == PLACE_BUSY ? "no answer at "
+                                       : "no server at ",
+                    configured, one.text);
         return fd;
     }
     struct place places[PLACE_MAX];
     size_t n = place_list(places);
     struct buf why = { 0 };
+    bool denied = false;
     for (size_t i = 0; i < n; i++) {
         int fd = check_trust(&places[i], &one) == 0 ? connect_at(places[i].path, &one) : -1;
         if (fd >= 0 || fd == PLACE_BUSY) {
@@ -287,6 +301,7 @@ int place_connect(const char *configured, struct err *err)
             buf_fini(&why);
             return fd;
         }
+        denied = denied || fd == PLACE_DENIED;
         buf_printf(&why, "%s%s: %s", i > 0 ? "; " : "", places[i].path, one.text);
     }
     err_set(err,
@@ -294,5 +309,5 @@ int place_connect(const char *configured, struct err *err)
             "(--control PATH)",
             why.data != NULL ? why.data : "");
     buf_fini(&why);
-    return -1;
+    return denied ? PLACE_DENIED : -1;
 }

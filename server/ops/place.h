@@ -33,6 +33,7 @@ struct place_socket {
     dev_t dev; /* of the socket file: is it still ours? */
     ino_t ino;
     bool made_folder; /* its folder is one of the list's */
+    bool shared;      /* place_share has set its group */
 };
 
 /* Binds the control socket, mode 0600: at `configured`, else in the first folder of the list that
@@ -41,6 +42,12 @@ struct place_socket {
    list fits, err names each. */
 int place_open(struct place_socket *out, const char *configured, struct err *err);
 
+/* Lets the members of these groups connect: mode 0660, and 0710 for a folder of the list. What they
+   may do there is not decided here (ops/peer.h). None: nothing changes. 0 or -1. */
+int place_share(struct place_socket *socket, const gid_t *groups, size_t ngroups, struct err *err);
+/* Takes back what an earlier run let them pass. */
+void place_unshare_folder(const char *folder);
+
 /* Gives socket and folder to another user, before a root process becomes it. */
 int place_give(const struct place_socket *socket, uid_t uid, gid_t gid, struct err *err);
 
@@ -48,8 +55,10 @@ int place_give(const struct place_socket *socket, uid_t uid, gid_t gid, struct e
 void place_close(struct place_socket *socket);
 
 /* graftctl: a connected descriptor, to `configured` or to the first of the list that answers; -1
-   and err names what was tried; PLACE_BUSY: somebody listens there, but takes no connection. */
-#define PLACE_BUSY (-2)
+   and err names what was tried; PLACE_BUSY: somebody listens there, but takes no connection;
+   PLACE_DENIED: one of these places is there for others than us. */
+#define PLACE_BUSY   (-2)
+#define PLACE_DENIED (-3)
 int place_connect(const char *configured, struct err *err);
 
 #endif

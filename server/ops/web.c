@@ -136,6 +136,7 @@ static const char *reason_phrase(int status)
     } phrases[] = {
         { 200, "OK" },
         { 400, "Bad Request" },
+        { 403, "Forbidden" },
         { 404, "Not Found" },
         { 405, "Method Not Allowed" },
         { 409, "Conflict" },
@@ -387,6 +388,12 @@ const char *web_path(const struct web_request *req)
 {
     CHECK(req, WEB_REQUEST_MAGIC);
     return req->head.path;
+}
+
+int web_fd(const struct web_request *req)
+{
+    CHECK(req, WEB_REQUEST_MAGIC);
+    return req->fd;
 }
 
 size_t web_fields(const struct web_request *req, const struct web_field **out)

@@ -43,6 +43,9 @@ unsigned web_busy(const struct web *web);
 const char *web_method(const struct web_request *req);
 const char *web_path(const struct web_request *req);
 
+/* The connected socket, to ask who is at its other end. */
+int web_fd(const struct web_request *req);
+
 /* The fields of the query, decoded, in their order. */
 #define WEB_FIELDS_MAX 16
 struct web_field {

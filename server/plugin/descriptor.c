@@ -10,6 +10,7 @@
 
 #include <dlfcn.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <link.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,7 +128,7 @@ static bool is_token(const char *z)
 static int check_pattern(const char *pattern, struct err *err)
 {
     if (strlen(pattern) > DESCRIPTOR_PATTERN_MAX)
-        return err_set(err, "pattern \"%.40s...\": more than %d bytes",
+        return err_set(err, "pattern \"%.40s...\": more than %d bytes: shorten it",
                        text_ok(pattern) ? pattern : "", DESCRIPTOR_PATTERN_MAX);
     if (!text_ok(pattern))
         return err_set(err, "pattern of %zu bytes: expected printable UTF-8", strlen(pattern));
@@ -154,10 +155,8 @@ static int check_route(const struct descriptor_route *r, size_t i, struct err *e
     return 0;
 }
 
-int descriptor_check(const struct descriptor *d, struct err *err)
+static int check_flags(const struct descriptor *d, struct err *err)
 {
-    if (check_name(d->name, err) != 0 || check_texts(d, err) != 0)
-        return -1;
     if ((d->flags & ~KNOWN_FLAGS) != 0)
         return err_set(err,
                        "unknown flags 0x%" PRIx32 ", this graftd knows GRAFT_SERIAL and "
@@ -168,10 +167,32 @@ int descriptor_check(const struct descriptor *d, struct err *err)
                        "scratch_size is %zu, at most %d is allowed: it is zeroed for each request; "
                        "use graft_alloc for what few requests need",
                        d->scratch_size, DESCRIPTOR_SCRATCH_MAX);
-    for (size_t i = 0; i < d->route_count; i++)
-        if (check_route(&d->routes[i], i, err) != 0)
-            return -1;
     return 0;
+}
+
+/* One fault behind the other, as many as fit whole. */
+static void add_fault(struct err *all, const struct err *one)
+{
+    char text[sizeof all->text];
+    int len = snprintf(text, sizeof text, "%s%s%s", all->text, all->text[0] != '\0' ? "; " : "",
+                       one->text);
+    if (len < (int)sizeof text - 8) /* room for who puts a word before it */
+        memcpy(all->text, text, (size_t)len + 1);
+}
+
+int descriptor_check(const struct descriptor *d, struct err *err)
+{
+    struct err all = { "" }, one;
+    if (check_name(d->name, &one) != 0)
+        add_fault(&all, &one);
+    if (check_texts(d, &one) != 0)
+        add_fault(&all, &one);
+    if (check_flags(d, &one) != 0)
+        add_fault(&all, &one);
+    for (size_t i = 0; i < d->route_count; i++)
+        if (check_route(&d->routes[i], i, &one) != 0)
+            add_fault(&all, &one);
+    return all.text[0] == '\0' ? 0 : err_set(err, "%s", all.text);
 }
 
 /* ---- The copy -------------------------------------------------------------------------------- */

@@ -225,7 +225,7 @@ static int check_header(const void *data, size_t size, struct err *err)
                        what, (unsigned long long)end, size);
     memcpy(&eh, data, sizeof(eh));
     if (eh.e_version != EV_CURRENT || eh.e_ident[EI_VERSION] != EV_CURRENT)
-        return err_set(err, "ELF version %u, expected %d: the file is damaged", eh.e_version,
+        return err_set(err, "ELF version %u, expected %d: damaged: build it again", eh.e_version,
                        EV_CURRENT);
     if (check_type(eh.e_type, err) != 0)
         return -1;

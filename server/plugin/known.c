@@ -87,6 +87,13 @@ void known_key_identity(char out[KNOWN_KEY], const char *sha256, const char *con
     snprintf(out, KNOWN_KEY, "identity %s %s", sha256, config_sha256);
 }
 
+void known_key_signature(char out[KNOWN_KEY], const char *file, const char *sha256,
+                         const char *config_sha256, const char *signature, const char *demands)
+{
+    snprintf(out, KNOWN_KEY, "signature %.255s %s %s %.80s %s", file, sha256, config_sha256,
+             signature, demands);
+}
+
 static struct known_failure *find(struct known *k, const char *key)
 {
     list_each (it, &k->failures) {
@@ -123,8 +130,8 @@ static bool says_one_of(const char *text, const char *const *words, size_t n)
 /* Not in a callback of the plugin, these words are the machine's, not the file's. */
 static bool machine_was_short(const struct known_failure *f)
 {
-    static const char *const ours[] = { "stage",      "preflight", "probe", "dlopen",
-                                        "descriptor", "config",    "routes" };
+    static const char *const ours[] = { "stage",  "signature",  "preflight", "probe",
+                                        "dlopen", "descriptor", "config",    "routes" };
     static const char *const words[] = { "out of memory", "no memory", "annot allocate memory",
                                          "Too many open files", "failed to map segment" };
     bool is_ours = false;

@@ -35,9 +35,12 @@ void known_fini(struct known *k);
 const char *known_name(struct known *k, const char *sha256); /* or NULL */
 void known_name_add(struct known *k, const char *sha256, const char *plugin);
 
-/* Keys: what exactly failed. A file by itself; a file with a configuration. */
+/* Keys: what exactly failed. A file by itself; a file with a configuration; a file with
+   its configuration, what was found as its signature, and what is demanded of one. */
 void known_key_file(char out[KNOWN_KEY], const char *sha256);
 void known_key_identity(char out[KNOWN_KEY], const char *sha256, const char *config_sha256);
+void known_key_signature(char out[KNOWN_KEY], const char *file, const char *sha256,
+                         const char *config_sha256, const char *signature, const char *demands);
 
 struct known_failure *known_failure(struct known *k, const char *key); /* or NULL */
 /* Replaces what was there. Without memory nothing is remembered, and nothing that failed because

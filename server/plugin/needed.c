@@ -196,8 +196,11 @@ static void compare(struct search *s, const char *needed, const char *path, cons
     char mapped[PATH_MAX];
     struct stat st;
     if (stat(path, &st) != 0 || !mapped_file(l->address, mapped)) {
-        WARN(s->report, "cannot find out whether its dependency %.200s is the file that is loaded",
-             needed);
+        WARN(
+            s->report,
+            "cannot find out whether its dependency %.200s is the file that is loaded: if not, the "
+            "loaded one is used: link it statically",
+            needed);
         return;
     }
     if (!is_mapped_file(mapped, &st))
@@ -248,7 +251,9 @@ static void follow(struct search *s, const char *path)
             return;
     if (s->count == LIBRARIES_MAX) {
         if (!s->full)
-            WARN(s->report, "more than %d libraries of its own: the others are not looked at",
+            WARN(s->report,
+                 "more than %d libraries of its own: the others are not looked at: link some "
+                 "statically",
                  LIBRARIES_MAX);
         s->full = true;
         return;

@@ -380,6 +380,23 @@ static int judge_timeout(const struct run *run, struct err *err)
                    run->phase == PROBE_BEGUN ? CURE : "");
 }
 
+/* What dlopen's words ask for. */
+static const char *cure_of(const char *text)
+{
+    static const struct {
+        const char *words, *cure;
+    } cures[] = {
+        { "undefined symbol", ": define it, or link the library that does (-l...)" },
+        { "cannot open shared object file", ": install that library, or link it statically" },
+        { "' not found", ": build it on a system as old as this one, or upgrade that library" },
+        { "static TLS block", ": compile it without -ftls-model=initial-exec" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cures); i++)
+        if (strstr(text, cures[i].words) != NULL)
+            return cures[i].cure;
+    return "";
+}
+
 /* The probe's own words, as far as they are words. */
 static int judge_refusal(const struct run *run, struct err *err)
 {
@@ -390,7 +407,8 @@ static int judge_refusal(const struct run *run, struct err *err)
         text[i] = c < 0x20 || c == 0x7f ? ' ' : (char)c;
     }
     text[len] = '\0';
-    return err_set(err, "%s", len > 0 ? text : "graft-probe refused it without saying why");
+    return err_set(err, "%s%s", len > 0 ? text : "graft-probe refused it without saying why",
+                   cure_of(text));
 }
 
 static int judge(const struct probe *probe, const struct run *run, struct descriptor *out,

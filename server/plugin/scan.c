@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "plugin/preflight.h"
+#include "plugin/signature.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -300,6 +301,71 @@ static int describe(struct scan *s, struct found *f)
     return 0;
 }
 
+/* ---- Signatures ------------------------------------------------------------------------------ */
+
+static void signature_key(struct scan *s, const struct found *f, const struct signature *sig,
+                          char key[KNOWN_KEY])
+{
+    const char *name = known_name(s->known, f->sha256);
+    known_key_signature(key, f->file, f->sha256,
+                        name != NULL ? config_plugin(s->config, name)->config_sha256 : "-",
+                        sig->state, s->config->signatures.sha256);
+}
+
+/* With this signature file and these keys it failed before: nothing is copied to see it again. */
+static bool unsigned_again(struct scan *s, struct found *f, int dirfd)
+{
+    struct signature sig;
+    char key[KNOWN_KEY];
+    if (!signature_wanted(&s->config->signatures))
+        return false;
+    signature_read(&sig, dirfd, f->file);
+    signature_key(s, f, &sig, key);
+    signature_fini(&sig);
+    return failed_again(s, f, key);
+}
+
+/* Before any of the copy's code runs. Read again, behind the copy: who puts the signature there
+   first and then the plugin is never seen half way. */
+static int check_signature(struct scan *s, struct found *f, int dirfd)
+{
+    const struct config_signatures *demands = &s->config->signatures;
+    struct signature sig;
+    struct err err;
+    if (!signature_wanted(demands))
+        return 0;
+    signature_read(&sig, dirfd, f->file);
+    int rc = signature_verify(&sig, demands, f->staged->path, &err);
+    if (rc != 0) {
+        set_failed(f, "signature", err.text);
+        signature_key(s, f, &sig, f->key);
+    }
+    signature_fini(&sig);
+    return rc;
+}
+
+/* What serves goes on serving under new demands; that it would not be loaded again is told. */
+static void warn_unsigned(struct scan *s, const struct found *f, int dirfd)
+{
+    const struct config_signatures *demands = &s->config->signatures;
+    struct signature sig;
+    struct err err;
+    if (f->kind != FOUND_SAME || !s->new_config || !signature_wanted(demands))
+        return;
+    for (size_t i = 0; i < s->nactive; i++) {
+        if (strcmp(s->active[i].plugin, f->plugin) != 0 ||
+            strcmp(s->active[i].sha256, f->sha256) != 0)
+            continue;
+        signature_read(&sig, dirfd, f->file);
+        if (signature_verify(&sig, demands, s->active[i].copy, &err) != 0)
+            log_msg(LOG_WARN, "plugin_warning",
+                    "%s: goes on serving, but would not be loaded again: %s", f->file, err.text);
+        signature_fini(&sig);
+    }
+}
+
+/* ---- One file -------------------------------------------------------------------------------- */
+
 static void unstage(struct scan *s, struct found *f)
 {
     if (f->staged == NULL)
@@ -313,7 +379,7 @@ static void decide(struct scan *s, struct found *f, int dirfd)
 {
     char hashed[65];
     memcpy(hashed, f->sha256, sizeof hashed);
-    if (decide_known(s, f) || copy_file(s, f, dirfd) != 0)
+    if (decide_known(s, f) || unsigned_again(s, f, dirfd) || copy_file(s, f, dirfd) != 0)
         return;
     /* It changed between the two readings: the copy is what counts. */
     bool changed = strcmp(hashed, f->sha256) != 0;
@@ -323,7 +389,7 @@ static void decide(struct scan *s, struct found *f, int dirfd)
     }
     free(f->plugin);
     f->plugin = NULL;
-    if (describe(s, f) != 0 || decide_known(s, f))
+    if (check_signature(s, f, dirfd) != 0 || describe(s, f) != 0 || decide_known(s, f))
         unstage(s, f);
 }
 
@@ -372,8 +438,10 @@ void scan_work(struct job *job)
     if (list_folder(s, &dirfd, &dir) == 0) {
         read_files(s, dirfd);
         for (size_t i = 0; i < s->nfound; i++)
-            if (s->found[i].kind == FOUND_NEW)
+            if (s->found[i].kind == FOUND_NEW) {
                 decide(s, &s->found[i], dirfd);
+                warn_unsigned(s, &s->found[i], dirfd);
+            }
         find_duplicates(s);
     } else {
         job->rc = -1;

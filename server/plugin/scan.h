@@ -28,7 +28,7 @@ struct found {
     char *plugin;           /* NULL: not known */
     struct staged *staged;  /* FOUND_NEW */
     struct descriptor desc; /* FOUND_NEW: from the probe */
-    const char *stage;   /* failed: "scan", "stage", "preflight", "probe"; or what is remembered */
+    const char *stage;   /* failed: "scan", "stage", "signature", "preflight", "probe"; or what is remembered */
     char *stage_copy;    /* its memory, when remembered */
     char *error;         /* failed: why; begins with the file's name */
     char key[KNOWN_KEY]; /* failed: to be remembered under; "" = not to be */
@@ -36,6 +36,7 @@ struct found {
 
 struct scan_active {
     const char *plugin, *sha256, *config_sha256; /* a version's, which lives as long as the scan */
+    const char *copy;                            /* its staged file */
 };
 
 struct scan {
@@ -47,6 +48,7 @@ struct scan {
     const struct config *config;
     bool retry;             /* what failed before is tried again */
     const char *retry_only; /* NULL, or the plugin that `retry` is about */
+    bool new_config; /* what serves is held against its demands, and warned of */
     struct scan_active *active;
     size_t nactive;
     /* The loader's. job.rc -1: the folder could not be read. */

@@ -91,6 +91,11 @@ struct staged {
 enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
                              struct err *err);
 
+/* As stage_copy, for those who only look: whose file it is and who may write to it is not judged
+   but told in `owner` ("" when all is well), so that all else can be found out too. */
+enum stage_result stage_copy_any(struct stage *stage, int dirfd, const char *path,
+                                 struct staged *out, struct err *owner, struct err *err);
+
 /* Opens, judges and hashes the file without copying it: to compare known files. STAGE_OK or
    STAGE_FAILED. `source` may be NULL. Any thread that may block. */
 enum stage_result stage_hash(int dirfd, const char *path, char sha256[65],

@@ -38,7 +38,7 @@ static int judge_kind(const struct stat *st, struct err *err)
     mode_t m = st->st_mode;
     if (S_ISREG(m))
         return 0;
-    return err_set(err, "is %s, expected a regular file",
+    return err_set(err, "is %s, expected a regular file: give the path of a plugin's .so",
                    S_ISDIR(m)    ? "a folder"
                    : S_ISFIFO(m) ? "a FIFO"
                    : S_ISSOCK(m) ? "a socket"
@@ -48,10 +48,14 @@ static int judge_kind(const struct stat *st, struct err *err)
 /* Who else could have written it runs code in this server. */
 static int judge_owner(const struct stat *st, const char *name, struct err *err)
 {
+    bool writable = (st->st_mode & (S_IWGRP | S_IWOTH)) != 0;
     if (st->st_uid != 0 && st->st_uid != geteuid())
-        return err_set(err, "owned by uid %ju, expected root or uid %ju (graftd's): chown root %s",
-                       (uintmax_t)st->st_uid, (uintmax_t)geteuid(), name);
-    if ((st->st_mode & (S_IWGRP | S_IWOTH)) != 0)
+        return err_set(err,
+                       "owned by uid %ju, expected root or uid %ju (graftd's): chown root %s%s%s",
+                       (uintmax_t)st->st_uid, (uintmax_t)geteuid(), name,
+                       writable ? "; and writable by more than its owner: chmod go-w " : "",
+                       writable ? name : "");
+    if (writable)
         return err_set(err,
                        "writable by %s (mode %04o), expected by its owner alone: chmod go-w %s",
                        (st->st_mode & S_IWOTH) != 0 ? "others" : "its group",
@@ -62,14 +66,17 @@ static int judge_owner(const struct stat *st, const char *name, struct err *err)
 static int cannot_open(struct err *err)
 {
     if (errno != EACCES && errno != EPERM)
-        return err_set(err, "cannot open it: %s", strerror(errno));
+        return err_set(err, "cannot open it: %s: %s", strerror(errno),
+                       errno == ENOENT ? "is its path right?" : "mend that and try again");
     return err_set(err,
                    "cannot open it: %s: make it, and the folders above it, readable for uid %ju",
                    strerror(errno), (uintmax_t)geteuid());
 }
 
-/* The descriptor, or -1. Looked at before it is opened too: a device may act on that. */
-static int open_source(int dirfd, const char *path, struct stat *st, struct err *err)
+/* The descriptor, or -1. Looked at before it is opened too: a device may act on that. What
+   judge_owner finds is told in `owner` when that is not NULL, and refuses the file otherwise. */
+static int open_source(int dirfd, const char *path, struct stat *st, struct err *owner,
+                       struct err *err)
 {
     if (fstatat(dirfd, path, st, 0) != 0)
         return cannot_open(err);
@@ -81,10 +88,11 @@ static int open_source(int dirfd, const char *path, struct stat *st, struct err 
     int rc = fstat(fd, st);
     if (rc != 0)
         err_set(err, "cannot look at it: %s", strerror(errno));
-    else if (judge_kind(st, err) != 0 || judge_owner(st, last_part(path), err) != 0)
+    else if (judge_kind(st, err) != 0 ||
+             (judge_owner(st, last_part(path), owner != NULL ? owner : err) != 0 && owner == NULL))
         rc = -1;
     else if ((uint64_t)st->st_size > STAGE_MAX_BYTES)
-        rc = err_set(err, "has %jd bytes, at most %u are allowed", (intmax_t)st->st_size,
+        rc = err_set(err, "has %jd bytes, at most %u are allowed: strip it", (intmax_t)st->st_size,
                      STAGE_MAX_BYTES);
     if (rc == 0)
         return fd;
@@ -149,7 +157,7 @@ enum stage_result stage_hash(int dirfd, const char *path, char sha256[65],
 {
     struct stat st;
     uint64_t total;
-    int fd = open_source(dirfd, path, &st, err);
+    int fd = open_source(dirfd, path, &st, NULL, err);
     if (fd < 0)
         return STAGE_FAILED;
     int rc = copy_bytes(fd, -1, sha256, &total, err);
@@ -300,10 +308,10 @@ static enum stage_result copy_source(struct stage *stage, int from, const struct
 }
 
 static enum stage_result attempt(struct stage *stage, int dirfd, const char *path, const char *base,
-                                 struct staged *out, struct err *err)
+                                 struct staged *out, struct err *owner, struct err *err)
 {
     struct stat st;
-    int from = open_source(dirfd, path, &st, err);
+    int from = open_source(dirfd, path, &st, owner, err);
     if (from < 0)
         return STAGE_FAILED;
     enum stage_result r = copy_source(stage, from, &st, base, out, err);
@@ -319,14 +327,14 @@ static int base_of(const char *path, char base[NAME_MAX + 1], struct err *err)
     if (len > 3 && strcmp(name + len - 3, ".so") == 0)
         len -= 3;
     if (len == 0 || len > NAME_MAX || name[0] == '.')
-        return err_set(err, "has no name that can be used: expected NAME.so");
+        return err_set(err, "has no name that can be used: expected NAME.so: rename it");
     memcpy(base, name, len);
     base[len] = '\0';
     return 0;
 }
 
-enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
-                             struct err *err)
+static enum stage_result copy_file(struct stage *stage, int dirfd, const char *path,
+                                   struct staged *out, struct err *owner, struct err *err)
 {
     static _Atomic uint64_t last_seq;
     char base[NAME_MAX + 1];
@@ -334,14 +342,27 @@ enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, s
     if (base_of(path, base, err) != 0 || stage_renew(stage, err) != 0)
         return STAGE_FAILED;
     out->seq = atomic_fetch_add(&last_seq, 1) + 1;
-    enum stage_result r = attempt(stage, dirfd, path, base, out, err);
+    enum stage_result r = attempt(stage, dirfd, path, base, out, owner, err);
     for (int i = 0; i < RETRIES && r == STAGE_INCOMPLETE; i++) {
         struct timespec wait = { .tv_nsec = RETRY_MS * 1000000L };
         while (nanosleep(&wait, &wait) != 0 && errno == EINTR)
             ;
-        r = attempt(stage, dirfd, path, base, out, err);
+        r = attempt(stage, dirfd, path, base, out, owner, err);
     }
     return r;
+}
+
+enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
+                             struct err *err)
+{
+    return copy_file(stage, dirfd, path, out, NULL, err);
+}
+
+enum stage_result stage_copy_any(struct stage *stage, int dirfd, const char *path,
+                                 struct staged *out, struct err *owner, struct err *err)
+{
+    owner->text[0] = '\0';
+    return copy_file(stage, dirfd, path, out, owner, err);
 }
 
 void stage_remove(struct stage *stage, const struct staged *staged)

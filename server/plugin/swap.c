@@ -104,16 +104,19 @@ static int scan_prepare(struct swap *s)
     s->scan.config = s->round.config;
     s->scan.retry = s->round.want.retry || s->round.wish == SWAP_CANARY;
     s->scan.retry_only = s->round.wish == SWAP_CANARY ? s->round.plugin : NULL;
+    s->scan.new_config = s->round.want.config != NULL;
     s->scan.active = calloc(n + ncanaries + 1u, sizeof *s->scan.active);
     if (s->scan.active == NULL)
         return -1;
     for (unsigned i = 0; i < n; i++) {
         const struct version *v = s->current->versions[i];
-        s->scan.active[i] = (struct scan_active){ v->plugin, v->sha256, v->config_sha256 };
+        s->scan.active[i] =
+            (struct scan_active){ v->plugin, v->sha256, v->config_sha256, v->staged.path };
     }
     for (unsigned i = 0; i < ncanaries; i++) {
         const struct version *v = s->current->canaries[i].version;
-        s->scan.active[n++] = (struct scan_active){ v->plugin, v->sha256, v->config_sha256 };
+        s->scan.active[n++] =
+            (struct scan_active){ v->plugin, v->sha256, v->config_sha256, v->staged.path };
     }
     s->scan.nactive = n;
     s->scan.job.work = scan_work;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "plugin/scan.h"
+#include "plugin/signature.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -189,11 +190,15 @@ static void watch_files(struct watch *w, const char *folder)
         return;
     for (const struct dirent *e; (e = readdir(dir)) != NULL;) {
         int len = snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (!scan_takes(e->d_name) || (e->d_type != DT_LNK && e->d_type != DT_UNKNOWN) || len < 0 ||
+        if ((!scan_takes(e->d_name) && !signature_takes(e->d_name)) ||
+            (e->d_type != DT_LNK && e->d_type != DT_UNKNOWN) || len < 0 ||
             (size_t)len >= sizeof path)
             continue;
-        if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
-            watch_path(w, path);
+        if (lstat(path, &st) != 0 || !S_ISLNK(st.st_mode))
+            continue;
+        watch_path(w, path);
+        if (scan_takes(e->d_name) && strlen(path) + sizeof ".minisig" <= sizeof path)
+            watch_name(w, strcat(path, ".minisig"), EVERYTHING);
     }
     closedir(dir);
 }
@@ -240,7 +245,7 @@ void watch_refresh(struct watch *w)
 static bool is_of(const struct interest *in, const struct inotify_event *e)
 {
     if (in->name == NULL)
-        return e->len == 0 || scan_takes(e->name);
+        return e->len == 0 || scan_takes(e->name) || signature_takes(e->name);
     return e->len > 0 && strcmp(in->name, e->name) == 0;
 }
 

@@ -113,14 +113,24 @@ static int ops_listen(struct listener *out, const struct config *cfg, struct err
 
 /* -- with privileges -- */
 
+static size_t group_ids(const struct config *cfg, gid_t out[CONFIG_GROUPS_MAX])
+{
+    for (size_t i = 0; i < cfg->control_group_count; i++)
+        out[i] = cfg->control_groups[i].gid;
+    return cfg->control_group_count;
+}
+
 static int open_control_socket(struct server *s, const struct config *cfg, struct err *err)
 {
+    gid_t groups[CONFIG_GROUPS_MAX];
     struct err why;
     int rc = place_open(&s->control, cfg->control, &why);
     if (rc > 0)
         log_msg(LOG_WARN, "control",
                 "running without a control socket: %s: name one (--control PATH)", why.text);
     else if (rc < 0)
+        return err_set(err, "control: %s", why.text);
+    if (place_share(&s->control, groups, group_ids(cfg, groups), &why) != 0)
         return err_set(err, "control: %s", why.text);
     return 0;
 }
@@ -255,6 +265,7 @@ static int open_webs(struct server *s, struct err *err)
         .verbs = &ops_verbs,
         .arg = s,
     };
+    s->ops.control_group_count = group_ids(swap_config(s->swap), s->ops.control_groups);
     struct web_settings ops = { s->base, s->ops_listener.fd, OPS_CONNECTIONS,
                                 OPS_MS,  ops_handle,         &s->ops };
     struct web_settings api = { s->base, s->control.fd,  API_CONNECTIONS,

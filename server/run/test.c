@@ -110,7 +110,7 @@ static void test_file(struct test *t, const char *file)
     t->found = realloc(t->found, (t->nfound + 1) * sizeof *t->found);
     REQUIRE(t->found != NULL && buf_printf(&path, "%s/%s", t->cfg->plugin_dir, file) == 0);
     struct found found = { .file = xstrdup(file) };
-    inspect(&in, t->stage, t->probe, path.data, t->cfg->timeouts_ms.load);
+    inspect(&in, t->stage, t->probe, path.data, &t->cfg->signatures, t->cfg->timeouts_ms.load);
     if (!in.refused)
         judge(t, &in, &found);
     show(t, file, &in);

@@ -447,7 +447,7 @@ TEST(relative_to_a_folder_and_through_links)
     ok(says(s.path, "/linked/"));
     must(symlink("nowhere", so_path("dangling.so")) == 0);
     is(stage_copy(stage, dir, "dangling.so", &s, &err), STAGE_FAILED);
-    is_str(err.text, "cannot open it: No such file or directory");
+    is_str(err.text, "cannot open it: No such file or directory: is its path right?");
     close(dir);
     stage_close(stage);
 }
