@@ -91,6 +91,10 @@ struct staged {
 enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
                              struct err *err);
 
+/* The same, staged as the file `as` would be. */
+enum stage_result stage_copy_as(struct stage *stage, int dirfd, const char *path, const char *as,
+                                struct staged *out, struct err *err);
+
 /* Opens, judges and hashes the file without copying it: to compare known files. STAGE_OK or
    STAGE_FAILED. `source` may be NULL. Any thread that may block. */
 enum stage_result stage_hash(int dirfd, const char *path, char sha256[65],

@@ -325,13 +325,13 @@ static int base_of(const char *path, char base[NAME_MAX + 1], struct err *err)
     return 0;
 }
 
-enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
-                             struct err *err)
+enum stage_result stage_copy_as(struct stage *stage, int dirfd, const char *path,
+                                const char *as, struct staged *out, struct err *err)
 {
     static _Atomic uint64_t last_seq;
     char base[NAME_MAX + 1];
     memset(out, 0, sizeof(*out));
-    if (base_of(path, base, err) != 0 || stage_renew(stage, err) != 0)
+    if (base_of(as, base, err) != 0 || stage_renew(stage, err) != 0)
         return STAGE_FAILED;
     out->seq = atomic_fetch_add(&last_seq, 1) + 1;
     enum stage_result r = attempt(stage, dirfd, path, base, out, err);
@@ -342,6 +342,12 @@ enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, s
         r = attempt(stage, dirfd, path, base, out, err);
     }
     return r;
+}
+
+enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
+                             struct err *err)
+{
+    return stage_copy_as(stage, dirfd, path, path, out, err);
 }
 
 void stage_remove(struct stage *stage, const struct staged *staged)
