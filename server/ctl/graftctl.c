@@ -23,7 +23,7 @@ static const struct flag {
     unsigned bit;
     const char *name, *field, *help;
 } flags[] = {
-    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before" },
+    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before or are quarantined" },
     { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left" },
     { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP" },
 };
@@ -49,6 +49,8 @@ static const struct command {
       "method, pattern, chain and version of every route" },
     { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", CLIENT_WAIT_S, 0, show_done,
       "abort what a cooling version still serves" },
+    { "rollback", "NAME", "POST", "/v1/plugins/%s/rollback", CLIENT_RELOAD_S, 0, show_reload,
+      "serve the good version before this one again, and quarantine this one" },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
       "finish and exit, as SIGTERM" },
     { "check", "FILE.so", NULL, NULL, 0, 0, NULL, "would this file be loaded? Asks no server" },

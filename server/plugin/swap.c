@@ -99,6 +99,7 @@ static int scan_prepare(struct swap *s)
     s->scan.stage = s->deps.stage;
     s->scan.probe = s->deps.probe;
     s->scan.known = &s->known;
+    s->scan.keep = s->deps.keep;
     s->scan.config = s->round.config;
     s->scan.retry = s->round.want.retry;
     s->scan.active = calloc(n + 1u, sizeof *s->scan.active);
@@ -109,7 +110,7 @@ static int scan_prepare(struct swap *s)
         s->scan.active[i] = (struct scan_active){ v->plugin, v->sha256, v->config_sha256 };
     }
     s->scan.nactive = n;
-    s->scan.job.work = scan_work;
+    s->scan.job.work = s->round.rollback ? scan_revert_work : scan_work;
     s->scan.job.done = scanned;
     s->scan.job.hung = NULL; /* no plugin's code runs in it; the probe has its own deadline */
     s->scan.job.loads = false;
@@ -125,14 +126,61 @@ static void busy_clear(struct swap *s)
     s->nbusy = 0;
 }
 
+static void scan_begin(struct swap *s)
+{
+    if (scan_prepare(s) != 0) {
+        round_reason(s, "out of memory");
+        round_fail(s, "failed");
+        return;
+    }
+    loader_submit(s->loader, &s->scan.job);
+}
+
+/* A rollback that has waited longest has a round to itself; the wishes for scans go on waiting. */
+static bool rollback_first(struct swap *s)
+{
+    struct round *r = &s->round;
+    const char *word;
+    struct err err;
+    struct swap_ask *ask = list_empty(&s->waiting)
+                               ? NULL
+                               : list_entry(s->waiting.next, struct swap_ask, node);
+    if (ask == NULL || ask->rollback == NULL)
+        return false;
+    list_del(&ask->node);
+    if (rollback_begin(s, ask, &word, &err) != 0) {
+        answer_without_round(s, ask, word, err.text);
+        swap_kick(s);
+        return true;
+    }
+    list_add_tail(&r->asks, &ask->node);
+    r->want = (struct want){ .any = true, .asked_us = ask->asked_us };
+    r->config = s->config;
+    s->phase = PHASE_SCAN;
+    scan_begin(s);
+    return true;
+}
+
+static void take_asks(struct swap *s)
+{
+    list_each_safe (it, &s->waiting) {
+        struct swap_ask *ask = list_entry(it, struct swap_ask, node);
+        if (ask->rollback != NULL)
+            continue;
+        list_del(&ask->node);
+        list_add_tail(&s->round.asks, &ask->node);
+        want_ask(&s->want, ask);
+    }
+}
+
 static void round_begin(struct swap *s)
 {
     struct round *r = &s->round;
+    if (rollback_first(s))
+        return;
     want_merge(&s->want, &s->busy_want);
     busy_clear(s);
-    list_splice_tail(&r->asks, &s->waiting);
-    list_each (it, &r->asks)
-        want_ask(&s->want, list_entry(it, struct swap_ask, node));
+    take_asks(s);
     r->want = s->want;
     s->want = (struct want){ 0 };
     r->config = r->want.config != NULL ? r->want.config : s->config;
@@ -140,12 +188,7 @@ static void round_begin(struct swap *s)
     s->phase = PHASE_SCAN;
     if (r->want.config != NULL)
         known_forget_config_bound(&s->known);
-    if (scan_prepare(s) != 0) {
-        round_reason(s, "out of memory");
-        round_fail(s, "failed");
-        return;
-    }
-    loader_submit(s->loader, &s->scan.job);
+    scan_begin(s);
 }
 
 static void answer_draining(struct swap *s)
@@ -186,8 +229,9 @@ static void pending_look(evutil_socket_t fd, short what, void *arg)
         if (now - ask->asked_us < limit_us)
             continue;
         list_del(&ask->node);
-        want_ask(&s->want, ask);
-        answer_without_round(s, ask, "pending", s->round.reason);
+        if (ask->rollback == NULL)
+            want_ask(&s->want, ask);
+        answer_without_round(s, ask, ask->rollback == NULL ? "pending" : "busy", s->round.reason);
     }
     if (!list_empty(&s->waiting))
         timer_set_ms(s->pender, 20);
@@ -357,6 +401,9 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
         s->loader, deps->base,
         &(struct retire_hooks){ version_cooled, version_stuck, version_blocked, version_gone, s });
     retire_timeouts(s->config->timeouts_ms.retire, s->config->timeouts_ms.load);
+    if (keep_start(deps->keep, s->loader, deps->base) != 0)
+        return err_set(err, "out of memory");
+    kept_names(s);
     *out = s;
     return 0;
 }
