@@ -497,6 +497,19 @@ static void mark(struct keep *k, const char *sha256, bool synced)
     pthread_mutex_unlock(&k->lock);
 }
 
+/* Its version was unloaded before it could be copied, which was told when it was tried. */
+static void give_up(struct keep *k, const struct identity *identity)
+{
+    pthread_mutex_lock(&k->lock);
+    struct keep_plugin *p = find_plugin(&k->model, identity->plugin);
+    for (size_t i = 0; p != NULL && i < p->ngood; i++)
+        if (identity_same(&p->good[i].identity, identity)) {
+            free(p->good[i].from);
+            p->good[i].from = NULL;
+        }
+    pthread_mutex_unlock(&k->lock);
+}
+
 /* A file that cannot be copied does not keep the others from it. */
 static int copy_files(struct keep *k, struct err *err)
 {
@@ -505,9 +518,13 @@ static int copy_files(struct keep *k, struct err *err)
     while (next_that(k, not_stored, skip, &kept)) {
         const char *sha256 = kept.identity.sha256;
         struct err why;
-        if (keep_folder_has(&k->folder, sha256) ||
-            keep_folder_add(&k->folder, sha256, kept.from, &why) == 0) {
+        int rc = keep_folder_has(&k->folder, sha256)
+                     ? 0
+                     : keep_folder_add(&k->folder, sha256, kept.from, &why);
+        if (rc == 0) {
             mark(k, sha256, false);
+        } else if (rc > 0) {
+            give_up(k, &kept.identity);
         } else {
             skip++;
             *err = why;
@@ -598,11 +615,23 @@ static void submit(struct keep *k, struct job *job, void (*work)(struct job *),
 
 static void save_now(struct keep *k);
 
+static void tell_failed(struct keep *k, const struct err *err)
+{
+    if (!k->told)
+        log_msg(LOG_WARN, "state",
+                "good versions and the quarantine cannot be written: %s: what serves is not "
+                "touched; it is tried again with the next change",
+                err->text);
+    k->told = true;
+}
+
 static void copied(struct job *job)
 {
     ON_CONTROL();
     struct keep *k = container_of(job, struct keep, copy);
-    k->copying = false; /* that it failed, save says */
+    k->copying = false;
+    if (job->rc != 0)
+        tell_failed(k, &job->err);
     if (!k->copy_again)
         return;
     k->copy_again = false;
@@ -615,12 +644,9 @@ static void saved(struct job *job)
     ON_CONTROL();
     struct keep *k = container_of(job, struct keep, save);
     k->saving = false;
-    if (job->rc != 0 && !k->told)
-        log_msg(LOG_WARN, "state",
-                "good versions and the quarantine cannot be written: %s: what serves is not "
-                "touched; it is tried again with the next change",
-                job->err.text);
-    else if (job->rc == 0 && k->told)
+    if (job->rc != 0)
+        tell_failed(k, &job->err);
+    else if (k->told)
         log_msg(LOG_INFO, "state", "good versions and the quarantine are written again");
     k->told = job->rc != 0;
     if (k->save_again)

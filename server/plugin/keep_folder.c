@@ -431,6 +431,8 @@ int keep_folder_add(const struct keep_folder *f, const char *sha256, const char 
                     struct err *err)
 {
     int from = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (from < 0 && errno == ENOENT)
+        return 1;
     if (from < 0)
         return err_set(err, "%s: %s", path, strerror(errno));
     int rc = add_from(f, sha256, from), why = errno;
