@@ -177,7 +177,7 @@ void kept_adopted(struct swap *s)
         keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
     }
     if (r->nfresh > 0)
-        keep_save(s->deps.keep, r->rollback);
+        keep_save(s->deps.keep, r->rollback || s->draining);
 }
 
 /* ---- Names that need no probe ---------------------------------------------------------------- */

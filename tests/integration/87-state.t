@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import pwd
 import shutil
 import signal
 import sys
@@ -233,6 +234,27 @@ def _():
     s.config["state_dir"] = os.path.join(s.dir, "other")
     ok(s.reload(config=True)["ok"], "another folder in the configuration")
     like([e["msg"] for e in s.find_events("config")], "takes effect only at a restart: state_dir", "is named")
+
+
+@case("another user: an empty folder is given to it, one with something in it is not", os.geteuid() == 0, "needs root")
+def _():
+    nobody = pwd.getpwnam("nobody")
+    for held in (False, True):
+        folder = tempdir(0o755)
+        s = Server([], start=False, dir=os.path.join(folder, "s"), config={"user": "nobody"})
+        os.chown(s.dir, nobody.pw_uid, -1)
+        for path in (s.dir, s.plugin_dir):
+            os.chmod(path, 0o755)
+        if held:
+            open(state(s, "somebody's"), "w").close()
+        put(s, 1)
+        s.start()
+        if held:
+            like(warnings(s), r"state: owned by uid 0, expected \d+ \(graftd's\)", "something in it: it stays root's, and is not used")
+            is_(os.stat(state(s)).st_uid, 0, "untouched")
+        else:
+            written(s, 1)
+            is_((os.stat(state(s)).st_uid, warnings(s)), (nobody.pw_uid, []), "an empty one is nobody's now")
 
 
 @case("busy: a rollback past limits.versions is refused and not repeated by itself")
