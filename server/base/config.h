@@ -174,7 +174,7 @@ void config_not_in_effect(const struct config *cfg, void (*fn)(const char *key, 
                           void *arg);
 
 /* The keys whose value differs and takes effect only at a restart (listen, workers, user, ops,
-   control, stage_dir, offload ...): at most max names are stored; returns how many differ. */
+   control, stage_dir, state_dir, offload ...): at most max names are stored; returns how many differ. */
 int config_restart_keys_changed(const struct config *a, const struct config *b, const char *names[],
                                 size_t max);
 

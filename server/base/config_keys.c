@@ -32,7 +32,7 @@ const struct config_key config_keys[] = {
       CONFIG_RESTART },
     { "state_dir", &config_folder, AT(state_dir), 0, 4095, "GRAFT_STATE_DIR", NULL, "",
       "folder for good files kept and the quarantine; \"\": $STATE_DIRECTORY, else /var/lib/graft",
-      CONFIG_LATER },
+      CONFIG_RESTART },
     { "workers", &config_number, AT(workers), 0, 1024, "GRAFT_WORKERS", "--workers", "0",
       "worker threads; 0 = one per usable core", CONFIG_RESTART },
     { "offload.threads", &config_number, AT(offload_threads), 1, 1024, FILE_ONLY, "4",

@@ -24,7 +24,8 @@ static const struct flag {
     const char *name, *field, *help;
     bool value; /* the word behind it is the field's value, and it must be there */
 } flags[] = {
-    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before", false },
+    { FLAG_RETRY, "--retry", "retry=1", "try files again that failed before or are quarantined",
+      false },
     { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left", false },
     { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP", false },
     { FLAG_WEIGHT, "--weight", "weight", "N, percent of the requests: 0 to 99", true },
@@ -57,6 +58,8 @@ static const struct command {
       "the canary serves all requests" },
     { "abort", "NAME", "POST", "/v1/plugins/%s/abort", CLIENT_RELOAD_S, 0, show_reload,
       "the canary leaves, the stable version serves all requests" },
+    { "rollback", "NAME", "POST", "/v1/plugins/%s/rollback", CLIENT_RELOAD_S, 0, show_reload,
+      "serve the good version before this one again, and quarantine this one" },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
       "finish and exit, as SIGTERM" },
     { "check", "FILE.so", NULL, NULL, 0, 0, NULL,

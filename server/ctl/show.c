@@ -115,19 +115,31 @@ static void add_version(struct table *t, struct json_value v)
     add_oldest(t, json_get(v, "oldest"));
 }
 
-void show_versions(struct json_value a, FILE *out)
+/* A row of what is not loaded: no figures. */
+static void add_unloaded(struct table *t, struct json_value v, const char *state)
 {
-    struct json_value versions = json_get(a, "versions");
-    struct table t;
-    table_init(&t, (const char *const[]){ "PLUGIN", "VERSION", "ID", "STATE", ">WEIGHT",
-                                          ">IN FLIGHT", ">SERVED", ">ERRORS", ">P50", ">P99",
-                                          "OLDEST REQUEST", NULL });
-    for (size_t i = 0; i < count(versions); i++)
-        add_version(&t, json_at(versions, i));
-    table_print(&t, out);
-    table_fini(&t);
-    for (size_t i = 0; i < count(versions); i++) {
-        struct json_value v = json_at(versions, i);
+    table_add(t, text(v, "plugin"));
+    table_add(t, text(v, "version"));
+    table_add(t, text(v, "id"));
+    table_addf(t, "%s", state);
+    for (int i = 0; i < 7; i++)
+        table_add(t, (struct str){ 0 });
+}
+
+static void add_kept(struct table *t, struct json_value a)
+{
+    struct json_value kept = json_get(a, "kept"), quarantined = json_get(a, "quarantined");
+    for (size_t i = 0; i < count(kept); i++)
+        if (!flag(json_at(kept, i), "serves"))
+            add_unloaded(t, json_at(kept, i), "kept");
+    for (size_t i = 0; i < count(quarantined); i++)
+        add_unloaded(t, json_at(quarantined, i), "quarantined");
+}
+
+static void show_reasons(struct json_value list, FILE *out)
+{
+    for (size_t i = 0; i < count(list); i++) {
+        struct json_value v = json_at(list, i);
         struct str reason = text(v, "reason");
         if (reason.len == 0)
             continue;
@@ -138,6 +150,22 @@ void show_versions(struct json_value a, FILE *out)
         table_put_safe(out, reason);
         fputc('\n', out);
     }
+}
+
+void show_versions(struct json_value a, FILE *out)
+{
+    struct json_value versions = json_get(a, "versions");
+    struct table t;
+    table_init(&t, (const char *const[]){ "PLUGIN", "VERSION", "ID", "STATE", ">WEIGHT",
+                                          ">IN FLIGHT", ">SERVED", ">ERRORS", ">P50", ">P99",
+                                          "OLDEST REQUEST", NULL });
+    for (size_t i = 0; i < count(versions); i++)
+        add_version(&t, json_at(versions, i));
+    add_kept(&t, a);
+    table_print(&t, out);
+    table_fini(&t);
+    show_reasons(versions, out);
+    show_reasons(json_get(a, "quarantined"), out);
 }
 
 static void show_entries(struct json_value a, const char *key, FILE *out)

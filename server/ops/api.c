@@ -133,7 +133,10 @@ static void put_version(struct json_out *j, const struct ops *o, const struct ve
     json_put_u64(j, "errors", s.errors);
     json_put_u64(j, "p50_us", latency_quantile_us(s.latency_all, 0.50));
     json_put_u64(j, "p99_us", latency_quantile_us(s.latency_all, 0.99));
-    json_put_z(j, "reason", v->reason);
+    json_put_z(j, "source", v->from_store ? "store" : "folder");
+    json_put_z(j, "reason",
+               v->reason == NULL && v->from_store && v->state == VERSION_ACTIVE ? v->store_why
+                                                                                : v->reason);
     ops_put_rollout(j, o, v);
     json_close(j, '}');
 }
@@ -153,6 +156,7 @@ static void answer_versions(struct ops *o, struct web_request *req, const char *
             put_version(&j, o, v);
     }
     json_close(&j, ']');
+    ops_put_kept(o, &j);
     json_close(&j, '}');
     ops_answer_json(req, 200, &j);
 }
@@ -195,7 +199,8 @@ void ops_answer_swap(struct web_request *req, const struct swap_result *r)
     put_swap(&j, r);
     json_close(&j, '}');
     bool later = !r->ok && (strcmp(r->word, "draining") == 0 || strcmp(r->word, "pending") == 0);
-    ops_answer_json(req, r->ok ? 200 : later ? 503 : 409, &j);
+    bool unknown = !r->ok && strcmp(r->word, "not_found") == 0;
+    ops_answer_json(req, r->ok ? 200 : later ? 503 : unknown ? 404 : 409, &j);
 }
 
 void ops_answer_no_swap(struct web_request *req, int status, unsigned generation, const char *error,
@@ -297,15 +302,6 @@ static void answer_retire(struct ops *o, struct web_request *req, const char *re
         ops_answer_error(req, 409, "refused", "%s", err.text);
 }
 
-static void answer_later(struct ops *o, struct web_request *req, const char *rest)
-{
-    (void)o;
-    ops_answer_error(req, 501, "not_supported",
-                     "graftd " GRAFT_VERSION " cannot do this yet (%.60s): put the wanted file "
-                     "into the plugin folder and reload",
-                     rest);
-}
-
 /* -- the table -- */
 
 struct verb {
@@ -323,7 +319,7 @@ static const struct verb verbs[] = {
     { "POST", "/v1/reopen", NULL, "", answer_reopen },
     { "POST", "/v1/drain", NULL, "", answer_drain },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
-    { "POST", "/v1/plugins/", "/rollback", "", answer_later },
+    { "POST", "/v1/plugins/", "/rollback", "", ops_answer_rollback },
     { "POST", "/v1/plugins/", "/canary", " weight ", ops_answer_canary },
     { "POST", "/v1/plugins/", "/promote", "", ops_answer_promote },
     { "POST", "/v1/plugins/", "/abort", "", ops_answer_abort },

@@ -32,8 +32,9 @@ static void wish(struct ops *o, struct web_request *req, const char *plugin, enu
     }
     w->req = req;
     snprintf(w->plugin, sizeof w->plugin, "%s", plugin);
-    w->ask =
-        (struct swap_ask){ .wish = what, .plugin = w->plugin, .weight = weight, .done = answered };
+    w->ask = (struct swap_ask){
+        .wish = what, .plugin = w->plugin, .weight = weight, .by = "graftctl", .done = answered
+    };
     swap_ask(o->swap, &w->ask);
 }
 

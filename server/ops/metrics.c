@@ -245,6 +245,24 @@ static void write_states(struct view *v)
            swap_counts(v->ops->swap)->retired);
 }
 
+static void count_kept(const struct kept *kept, void *arg)
+{
+    (void)kept;
+    ++*(uint64_t *)arg;
+}
+
+static void write_kept(struct view *v)
+{
+    uint64_t kept = 0;
+    keep_each(v->ops->keep, count_kept, &kept);
+    single(v, "graft_rollbacks_total", "counter", "Times that a good version was gone back to.",
+           swap_counts(v->ops->swap)->rollbacks);
+    single(v, "graft_kept", "gauge", "Good versions that are kept, those that serve among them.",
+           kept);
+    single(v, "graft_quarantined", "gauge", "Identities that are not loaded by themselves.",
+           keep_quarantined(v->ops->keep));
+}
+
 static void write_workers(struct view *v)
 {
     struct loop **loops = workers_loops(v->ops->workers);
@@ -292,6 +310,7 @@ int ops_metrics(struct ops *o, struct buf *out)
     write_http(&v);
     write_swaps(&v);
     write_states(&v);
+    write_kept(&v);
     write_versions_figures(&v);
     write_latency(&v);
     write_workers(&v);

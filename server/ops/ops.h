@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/pool.h"
 #include "ops/web.h"
+#include "plugin/keep.h"
 #include "plugin/swap.h"
 #include "run/drain.h"
 #include "run/worker.h"
@@ -38,6 +39,7 @@ struct ops {
     struct swap *swap;
     struct drain *drain;
     struct pool *pool;
+    struct keep *keep;
     uint64_t started_us; /* clock_us() */
     double started_unix; /* seconds since 1970 */
     bool live;           /* the first generation is, or was, served */
@@ -70,6 +72,11 @@ void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest);
 void ops_put_rollout(struct json_out *j, const struct ops *o, const struct version *v);
 /* "canary" for an active version that is one, else the state's name. */
 const char *ops_state_name(const struct version *v);
+
+/* api_kept.c: graftctl rollback (`rest`: the plugin), and the members `kept` and `quarantined`. */
+void ops_answer_rollback(struct ops *o, struct web_request *req, const char *rest);
+void ops_put_kept(struct ops *o, struct json_out *j);
+bool ops_serves(struct ops *o, const struct identity *identity); /* what serves is that */
 
 /* Each appends its answer; 0, or -1: no memory. */
 int ops_metrics(struct ops *o, struct buf *out);

@@ -118,8 +118,36 @@ static void put_version(struct page *p, const struct version *v)
     if (v->reason != NULL) {
         put(p, s.oldest_age_us > 0 ? "<br>" : "");
         put_text(p, v->reason);
+    } else if (v->from_store && v->state == VERSION_ACTIVE) {
+        put(p, s.oldest_age_us > 0 ? "<br>" : "");
+        put_text(p, v->store_why);
     }
     put(p, "</td></tr>\n");
+}
+
+/* What is not loaded: kept to go back to, or quarantined. */
+static void put_unloaded(struct page *p, const struct identity *identity, const char *version,
+                         const char *state, const char *text)
+{
+    put(p, "<tr class=\"dim\">");
+    put_cell(p, identity->plugin);
+    put_cell(p, version);
+    putf(p, "<td><code>%.12s</code></td><td>%s</td>", identity->sha256, state);
+    put(p, "<td></td><td></td><td></td><td></td><td></td>");
+    put_cell(p, text);
+    put(p, "</tr>\n");
+}
+
+static void put_kept(const struct kept *kept, void *arg)
+{
+    struct page *p = arg;
+    if (!ops_serves(p->ops, &kept->identity))
+        put_unloaded(p, &kept->identity, kept->version, "kept", "");
+}
+
+static void put_quarantined(const struct quarantined *q, void *arg)
+{
+    put_unloaded(arg, &q->identity, "", "quarantined", q->reason);
 }
 
 static void put_versions(struct page *p)
@@ -133,6 +161,8 @@ static void put_versions(struct page *p)
         if (v->plugin != NULL)
             put_version(p, v);
     }
+    keep_each(p->ops->keep, put_kept, p);
+    keep_each_quarantined(p->ops->keep, put_quarantined, p);
     put(p, "</table>\n");
 }
 

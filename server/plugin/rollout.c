@@ -40,6 +40,11 @@ static void log_judgement(const struct rollout *r, enum log_level level, const c
     log_z(&line, "plugin", r->plugin);
     log_z(&line, "id", r->id);
     log_z(&line, "stable", r->stable);
+    if (strcmp(event, "rollback") == 0) { /* as that of graftctl rollback */
+        log_z(&line, "from", r->id);
+        log_z(&line, "to", r->stable);
+        log_z(&line, "by", "rollout");
+    }
     log_u64(&line, "weight", r->weight);
     log_z(&line, "reason", j->why);
     log_u64(&line, "requests", r->sample.requests);
@@ -81,13 +86,40 @@ static void answered(struct swap_ask *ask, const struct swap_result *result)
         log_judgement(r, LOG_INFO, "promoted", "serves all requests: no worse than the last one");
 }
 
+/* For the quarantine, if that is what follows. */
+static void explain(struct rollout *r)
+{
+    const struct judgement *j = &r->judgement;
+    const struct judge_sample *one = &r->sample, *other = &r->stable_sample;
+    snprintf(r->why, sizeof r->why,
+             "its rollout found it worse (%s): %.3g %% of %llu requests failed, p99 %llu us; the "
+             "stable version meanwhile: %.3g %% of %llu, %llu us",
+             j->why, 100 * j->error_rate, (unsigned long long)one->requests,
+             (unsigned long long)j->p99_us, 100 * j->stable_error_rate,
+             (unsigned long long)other->requests, (unsigned long long)j->stable_p99_us);
+    snprintf(r->evidence, sizeof r->evidence,
+             "{\"reason\":\"%s\",\"requests\":%llu,\"errors\":%llu,\"p99_us\":%llu,"
+             "\"stable\":\"%s\",\"stable_requests\":%llu,\"stable_errors\":%llu,"
+             "\"stable_p99_us\":%llu}",
+             j->why, (unsigned long long)one->requests, (unsigned long long)one->errors,
+             (unsigned long long)j->p99_us, r->stable, (unsigned long long)other->requests,
+             (unsigned long long)other->errors, (unsigned long long)j->stable_p99_us);
+}
+
 /* A refusal (a swap is pending, a drain) leaves it for the next look. */
 static void ask(struct rollouts *rs, struct rollout *r, enum swap_wish wish, unsigned weight)
 {
+    explain(r);
     r->asked = true;
-    r->ask = (struct swap_ask){
-        .wish = wish, .plugin = r->plugin, .id = r->id, .weight = weight, .done = answered, .arg = r
-    };
+    r->ask = (struct swap_ask){ .wish = wish,
+                                .plugin = r->plugin,
+                                .id = r->id,
+                                .weight = weight,
+                                .why = r->why,
+                                .by = "rollout",
+                                .evidence = r->evidence,
+                                .done = answered,
+                                .arg = r };
     swap_ask(rs->swap, &r->ask);
 }
 

@@ -26,6 +26,7 @@ struct rollout {
     bool told;  /* of this step: that it waits, or what it would do */
     bool asked; /* `ask` is on its way */
     struct swap_ask ask;
+    char why[256], evidence[512]; /* of a worse one, for the quarantine */
 };
 
 struct rollouts {

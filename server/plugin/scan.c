@@ -152,6 +152,8 @@ static void found_fini(struct found *f)
     free(f->staged);
     free(f->stage_copy);
     free(f->error);
+    free(f->quarantined);
+    free(f->config_text);
     descriptor_fini(&f->desc);
 }
 
@@ -229,6 +231,8 @@ static bool decide_known(struct scan *s, struct found *f)
         f->kind = FOUND_SAME;
         return true;
     }
+    if (scan_is_quarantined(s, f, cfg))
+        return true;
     known_key_identity(key, f->sha256, cfg->config_sha256);
     return failed_again(s, f, key);
 }
@@ -273,6 +277,16 @@ static bool probe_was_short(const struct err *err)
     return false;
 }
 
+static int take_name(struct found *f)
+{
+    f->plugin = strdup(f->desc.name);
+    if (f->plugin == NULL) {
+        set_failed(f, "probe", "out of memory");
+        return -1;
+    }
+    return 0;
+}
+
 static int describe(struct scan *s, struct found *f)
 {
     struct preflight_report report;
@@ -283,6 +297,8 @@ static int describe(struct scan *s, struct found *f)
     preflight_report_fini(&report);
     if (rc != 0)
         return fail_file(f, "preflight", &err);
+    if (scan_describe_good(s, f))
+        return take_name(f);
     if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, &err) != 0) {
         if (strstr(err.text, "failed to map segment") != NULL)
             err_set(&err, "%s: has the mount of %s become noexec, or is memory short?", err.text,
@@ -293,12 +309,7 @@ static int describe(struct scan *s, struct found *f)
         return -1;
     }
     known_name_add(s->known, f->sha256, f->desc.name);
-    f->plugin = strdup(f->desc.name);
-    if (f->plugin == NULL) {
-        set_failed(f, "probe", "out of memory");
-        return -1;
-    }
-    return 0;
+    return take_name(f);
 }
 
 /* ---- Signatures ------------------------------------------------------------------------------ */
@@ -443,6 +454,7 @@ void scan_work(struct job *job)
                 warn_unsigned(s, &s->found[i], dirfd);
             }
         find_duplicates(s);
+        scan_serve_kept(s);
     } else {
         job->rc = -1;
     }
@@ -456,6 +468,9 @@ void scan_fini(struct scan *s)
         found_fini(&s->found[i]);
     free(s->found);
     free(s->active);
+    kept_fini(&s->revert);
+    free(s->revert_path);
+    s->revert_path = NULL;
     s->found = NULL;
     s->active = NULL;
     s->nfound = s->nactive = s->cap = 0;

@@ -8,6 +8,7 @@
 
 #include "base/config.h"
 #include "plugin/descriptor.h"
+#include "plugin/keep.h"
 #include "plugin/known.h"
 #include "plugin/loader.h"
 #include "plugin/probe.h"
@@ -18,7 +19,8 @@ enum found_kind {
     FOUND_NEW,    /* staged and described: to be loaded */
     FOUND_FAILED, /* cannot be used; not known before */
     FOUND_FAILED_AGAIN,
-    FOUND_DISABLED /* plugins.NAME.enabled is false */
+    FOUND_DISABLED,   /* plugins.NAME.enabled is false */
+    FOUND_QUARANTINED /* not to be loaded, and no kept version takes its place */
 };
 
 struct found {
@@ -28,10 +30,14 @@ struct found {
     char *plugin;           /* NULL: not known */
     struct staged *staged;  /* FOUND_NEW */
     struct descriptor desc; /* FOUND_NEW: from the probe */
-    const char *stage;   /* failed: "scan", "stage", "signature", "preflight", "probe"; or what is remembered */
+    const char *stage;   /* failed: "scan", "stage", "signature", "preflight", "probe"; or what is
+                            remembered */
     char *stage_copy;    /* its memory, when remembered */
     char *error;         /* failed: why; begins with the file's name */
     char key[KNOWN_KEY]; /* failed: to be remembered under; "" = not to be */
+    char *quarantined;   /* why the file is; NULL: it is not */
+    bool kept;           /* FOUND_NEW: staged from the store, in place of the file */
+    char *config_text, config_sha256[65]; /* kept: what it runs with */
 };
 
 struct scan_active {
@@ -46,11 +52,14 @@ struct scan {
     struct probe *probe;
     struct known *known;
     const struct config *config;
-    bool retry;             /* what failed before is tried again */
+    struct keep *keep;      /* may be NULL */
+    bool retry;             /* what failed before or is quarantined is tried again */
     const char *retry_only; /* NULL, or the plugin that `retry` is about */
-    bool new_config; /* what serves is held against its demands, and warned of */
+    bool new_config;        /* what serves is held against its demands, and warned of */
     struct scan_active *active;
     size_t nactive;
+    struct kept revert; /* scan_revert_work: what is to be staged, */
+    char *revert_path;  /* and the path that it stands for */
     /* The loader's. job.rc -1: the folder could not be read. */
     struct found *found;
     size_t nfound, cap;
@@ -59,7 +68,13 @@ struct scan {
 /* Whether a file of this name is a plugin: NAME.so, and no dot before it. Any thread. */
 bool scan_takes(const char *name);
 
-void scan_work(struct job *job); /* [loader] */
-void scan_fini(struct scan *s);  /* what is staged and not taken (staged = NULL) stays on disk */
+void scan_work(struct job *job);        /* [loader] */
+void scan_revert_work(struct job *job); /* [loader] finds `revert` alone */
+void scan_fini(struct scan *s); /* what is staged and not taken (staged = NULL) stays on disk */
+
+/* scan_kept.c, for scan.c. [loader] */
+bool scan_is_quarantined(struct scan *s, struct found *f, const struct config_plugin *cfg);
+bool scan_describe_good(struct scan *s, struct found *f); /* without a probe; false: it needs one */
+void scan_serve_kept(struct scan *s); /* in place of quarantined files, where nothing serves */
 
 #endif

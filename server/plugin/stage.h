@@ -6,8 +6,8 @@
  *   ROOT/PID-STARTTIME/BASE/SHA12.SEQ.so    BASE: the plugin file's name without .so
  *
  * A copy stays until its version is unmapped: gdb and perf read it. Should somebody remove the
- * folder (a cleaner of /tmp does), the next copy makes it again. Loader thread (or any other, one at
- * a time), except where a function says otherwise. Everything here may block.
+ * folder (a cleaner of /tmp does), the next copy makes it again. Loader thread (or any other, one
+ * at a time), except where a function says otherwise. Everything here may block.
  */
 #ifndef GRAFT_PLUGIN_STAGE_H
 #define GRAFT_PLUGIN_STAGE_H
@@ -95,6 +95,9 @@ enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, s
    but told in `owner` ("" when all is well), so that all else can be found out too. */
 enum stage_result stage_copy_any(struct stage *stage, int dirfd, const char *path,
                                  struct staged *out, struct err *owner, struct err *err);
+/* As stage_copy, staged as the file `as` would be. */
+enum stage_result stage_copy_as(struct stage *stage, int dirfd, const char *path, const char *as,
+                                struct staged *out, struct err *err);
 
 /* Opens, judges and hashes the file without copying it: to compare known files. STAGE_OK or
    STAGE_FAILED. `source` may be NULL. Any thread that may block. */

@@ -333,13 +333,13 @@ static int base_of(const char *path, char base[NAME_MAX + 1], struct err *err)
     return 0;
 }
 
-static enum stage_result copy_file(struct stage *stage, int dirfd, const char *path,
+static enum stage_result copy_file(struct stage *stage, int dirfd, const char *path, const char *as,
                                    struct staged *out, struct err *owner, struct err *err)
 {
     static _Atomic uint64_t last_seq;
     char base[NAME_MAX + 1];
     memset(out, 0, sizeof(*out));
-    if (base_of(path, base, err) != 0 || stage_renew(stage, err) != 0)
+    if (base_of(as, base, err) != 0 || stage_renew(stage, err) != 0)
         return STAGE_FAILED;
     out->seq = atomic_fetch_add(&last_seq, 1) + 1;
     enum stage_result r = attempt(stage, dirfd, path, base, out, owner, err);
@@ -355,14 +355,20 @@ static enum stage_result copy_file(struct stage *stage, int dirfd, const char *p
 enum stage_result stage_copy(struct stage *stage, int dirfd, const char *path, struct staged *out,
                              struct err *err)
 {
-    return copy_file(stage, dirfd, path, out, NULL, err);
+    return copy_file(stage, dirfd, path, path, out, NULL, err);
+}
+
+enum stage_result stage_copy_as(struct stage *stage, int dirfd, const char *path, const char *as,
+                                struct staged *out, struct err *err)
+{
+    return copy_file(stage, dirfd, path, as, out, NULL, err);
 }
 
 enum stage_result stage_copy_any(struct stage *stage, int dirfd, const char *path,
                                  struct staged *out, struct err *owner, struct err *err)
 {
     owner->text[0] = '\0';
-    return copy_file(stage, dirfd, path, out, owner, err);
+    return copy_file(stage, dirfd, path, path, out, owner, err);
 }
 
 void stage_remove(struct stage *stage, const struct staged *staged)

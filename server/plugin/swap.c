@@ -101,6 +101,7 @@ static int scan_prepare(struct swap *s)
     s->scan.stage = s->deps.stage;
     s->scan.probe = s->deps.probe;
     s->scan.known = &s->known;
+    s->scan.keep = s->deps.keep;
     s->scan.config = s->round.config;
     s->scan.retry = s->round.want.retry || s->round.wish == SWAP_CANARY;
     s->scan.retry_only = s->round.wish == SWAP_CANARY ? s->round.plugin : NULL;
@@ -119,7 +120,7 @@ static int scan_prepare(struct swap *s)
             (struct scan_active){ v->plugin, v->sha256, v->config_sha256, v->staged.path };
     }
     s->scan.nactive = n;
-    s->scan.job.work = scan_work;
+    s->scan.job.work = s->round.rollback ? scan_revert_work : scan_work;
     s->scan.job.done = scanned;
     s->scan.job.hung = NULL; /* no plugin's code runs in it; the probe has its own deadline */
     s->scan.job.loads = false;
@@ -140,6 +141,44 @@ static struct swap_ask *first_waiting(struct swap *s)
     return list_empty(&s->waiting) ? NULL : list_entry(s->waiting.next, struct swap_ask, node);
 }
 
+static bool is_scan(const struct swap_ask *ask)
+{
+    return ask != NULL && ask->wish == SWAP_SCAN && ask->rollback == NULL;
+}
+
+static void scan_begin(struct swap *s)
+{
+    if (scan_prepare(s) != 0) {
+        round_reason(s, "out of memory");
+        round_fail(s, "failed");
+        return;
+    }
+    loader_submit(s->loader, &s->scan.job);
+}
+
+/* A rollback that has waited longest has a round to itself. */
+static bool rollback_first(struct swap *s)
+{
+    struct round *r = &s->round;
+    const char *word;
+    struct err err;
+    struct swap_ask *ask = first_waiting(s);
+    if (ask == NULL || ask->rollback == NULL)
+        return false;
+    list_del(&ask->node);
+    if (rollback_begin(s, ask, &word, &err) != 0) {
+        answer_without_round(s, ask, word, err.text);
+        swap_kick(s);
+        return true;
+    }
+    list_add_tail(&r->asks, &ask->node);
+    r->want = (struct want){ .any = true, .asked_us = ask->asked_us };
+    r->config = s->config;
+    s->phase = PHASE_SCAN;
+    scan_begin(s);
+    return true;
+}
+
 /* The asks that are served by one round, oldest first: scans share it, all else stands alone. */
 static void take_asks(struct swap *s)
 {
@@ -151,6 +190,10 @@ static void take_asks(struct swap *s)
         list_add_tail(&r->asks, &ask->node);
         r->wish = ask->wish;
         r->weight = ask->weight;
+        r->by = ask->by;
+        r->evidence = ask->evidence;
+        snprintf(r->why, sizeof r->why, "%s",
+                 ask->why != NULL ? ask->why : "an abort was asked for");
         snprintf(r->plugin, sizeof r->plugin, "%s", ask->plugin);
         snprintf(r->id, sizeof r->id, "%s", ask->id != NULL ? ask->id : "");
         r->want = alone;
@@ -158,7 +201,7 @@ static void take_asks(struct swap *s)
     }
     want_merge(&s->want, &s->busy_want);
     busy_clear(s);
-    for (; ask != NULL && ask->wish == SWAP_SCAN; ask = first_waiting(s)) {
+    for (; is_scan(ask); ask = first_waiting(s)) {
         list_del(&ask->node);
         list_add_tail(&r->asks, &ask->node);
         want_ask(&s->want, ask);
@@ -170,6 +213,8 @@ static void take_asks(struct swap *s)
 static void round_begin(struct swap *s)
 {
     struct round *r = &s->round;
+    if (rollback_first(s))
+        return;
     take_asks(s);
     r->config = r->want.config != NULL ? r->want.config : s->config;
     r->first = s->current == NULL;
@@ -180,12 +225,7 @@ static void round_begin(struct swap *s)
     s->phase = PHASE_SCAN;
     if (r->want.config != NULL)
         known_forget_config_bound(&s->known);
-    if (scan_prepare(s) != 0) {
-        round_reason(s, "out of memory");
-        round_fail(s, "failed");
-        return;
-    }
-    loader_submit(s->loader, &s->scan.job);
+    scan_begin(s);
 }
 
 static void answer_draining(struct swap *s)
@@ -226,8 +266,9 @@ static void pending_look(evutil_socket_t fd, short what, void *arg)
         if (now - ask->asked_us < limit_us)
             continue;
         list_del(&ask->node);
-        want_ask(&s->want, ask);
-        answer_without_round(s, ask, "pending", s->round.reason);
+        if (ask->rollback == NULL)
+            want_ask(&s->want, ask);
+        answer_without_round(s, ask, ask->rollback == NULL ? "pending" : "busy", s->round.reason);
     }
     if (!list_empty(&s->waiting))
         timer_set_ms(s->pender, 20);
@@ -405,6 +446,9 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
         s->loader, deps->base,
         &(struct retire_hooks){ version_cooled, version_stuck, version_blocked, version_gone, s });
     retire_timeouts(s->config->timeouts_ms.retire, s->config->timeouts_ms.load);
+    if (keep_start(deps->keep, s->loader, deps->base) != 0)
+        return err_set(err, "out of memory");
+    kept_names(s);
     *out = s;
     return 0;
 }

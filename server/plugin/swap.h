@@ -31,6 +31,7 @@ struct swap_deps {
     struct stage *stage;
     struct probe *probe;
     struct pool *pool;
+    struct keep *keep; /* plugin/keep.h; may be NULL */
     struct config *config;
 
     /* Fills version->host (and serial); once for each version, before its first callback.
@@ -59,7 +60,8 @@ struct swap_entry {
 /* Valid during `done` only. */
 struct swap_result {
     bool ok;
-    const char *word;    /* "ok", "failed", "pending", "busy", "draining" */
+    const char *word;    /* "ok", "failed", "pending", "busy", "draining"; a rollback also:
+                            "refused" (there is nothing to go back to), "not_found" */
     const char *reason;  /* not ok: a sentence */
     unsigned generation; /* that serves now */
     const struct swap_entry *changed, *unchanged, *failed;
@@ -86,11 +88,17 @@ struct swap_ask {
     const char *plugin;     /* lives until `done`; NULL for a scan */
     const char *id;         /* NULL, or the canary that is meant: another is refused */
     unsigned weight;        /* 0 to 99 */
-    bool retry;             /* try identities again that failed before */
+    bool retry;             /* try identities again that failed before or are quarantined */
     bool allow_empty;       /* the last plugin may vanish */
     bool from_watch;        /* plugins vanish only when missing in two scans */
     struct config *config;  /* NULL, or a newly loaded one: ownership passes, also on failure;
                                installed only if the swap succeeds */
+    const char *rollback;   /* NULL, or a plugin: instead of a scan, its last good version but the
+                               one that serves comes back, and that one is quarantined. The
+                               asker's, until `done` */
+    const char *why, *by;   /* rollback and abort: the reason, and who wants it (a literal); may be
+                               NULL */
+    const char *evidence;   /* abort: NULL, or JSON that lives as long as the swap */
     uint64_t asked_us;      /* clock_us() of the trigger; 0 = now */
     unsigned long sequence; /* swap.c's */
     void (*done)(struct swap_ask *ask, const struct swap_result *result); /* may be NULL: the ask
@@ -121,6 +129,7 @@ struct swap_counts {
     uint64_t ok, failed, busy, draining;
     uint64_t unchanged;                       /* of ok: nothing was to be done */
     uint64_t retired;                         /* versions unmapped */
+    uint64_t rollbacks;                       /* of ok */
     uint64_t duration_us_sum, publish_us_sum; /* of those that published */
 };
 const struct swap_counts *swap_counts(const struct swap *s);

@@ -31,6 +31,8 @@ bool canary_is_other(struct swap *s, const char *plugin)
 
 bool canary_is_wanted(struct swap *s, const char *plugin)
 {
+    if (s->round.rollback)
+        return false;
     if (generation_version(s->current, plugin) == NULL)
         return false; /* there is nothing beside which it could serve */
     return s->round.wish == SWAP_CANARY || canary_of(s->current, plugin) != NULL ||

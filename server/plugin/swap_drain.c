@@ -37,6 +37,7 @@ void swap_drain_begin(struct swap *s)
     if (s->draining)
         return;
     s->draining = true;
+    keep_stop(s->deps.keep);
     swap_watch_stop(s);
     rollouts_stop(&s->rollouts);
     event_del(s->absence);

@@ -31,10 +31,11 @@ static bool fill_version(struct version *v, struct found *f, const struct config
     const struct config_plugin *cfg = config_plugin(config, f->plugin);
     v->plugin = strdup(f->plugin);
     v->source = strdup(f->path);
-    v->config_text = strdup(cfg->config);
+    v->config_text = strdup(f->kept ? f->config_text : cfg->config);
     memcpy(v->id, f->staged->id, sizeof v->id);
     memcpy(v->sha256, f->staged->sha256, sizeof v->sha256);
-    memcpy(v->config_sha256, cfg->config_sha256, sizeof v->config_sha256);
+    memcpy(v->config_sha256, f->kept ? f->config_sha256 : cfg->config_sha256,
+           sizeof v->config_sha256);
     v->staged = *f->staged;
     v->desc = f->desc;
     memset(&f->desc, 0, sizeof f->desc);
@@ -52,10 +53,14 @@ static void take_new(struct swap *s, struct found *f)
         no_memory(s);
         return;
     }
+    if (f->quarantined != NULL)
+        take_quarantined(s, f);
+    if (f->kept)
+        version_from_store(s, v, f);
     free(f->staged);
     f->staged = NULL;
     v->state = VERSION_STAGED;
-    v->canary = canary_is_wanted(s, v->plugin);
+    v->canary = !f->kept && canary_is_wanted(s, v->plugin);
     list_add_tail(&s->versions, &v->node);
     r->fresh[r->nfresh++] = v;
 }
@@ -75,6 +80,7 @@ static void take_same(struct swap *s, const struct found *f)
 {
     struct version *v = same_version(s, f);
     REQUIRE(v != NULL);
+    v->from_store = false;
     if (strcmp(v->source, f->path) != 0) {
         char *source = strdup(f->path);
         if (source != NULL) {
@@ -123,6 +129,9 @@ static void take_found(struct swap *s)
             break;
         case FOUND_FAILED_AGAIN:
             report_file_failed(s, f, true);
+            break;
+        case FOUND_QUARANTINED:
+            take_quarantined(s, f);
             break;
         case FOUND_DISABLED:
             break;
@@ -226,6 +235,8 @@ static bool decide_leaving(struct swap *s, struct version *v, size_t *vanished)
 {
     struct round *r = &s->round;
     char key[96];
+    if (r->rollback)
+        return is_fresh(r, v->plugin);
     if (r->wish == SWAP_CANARY)
         return false;
     if (!config_plugin(r->config, v->plugin)->enabled)
@@ -271,7 +282,7 @@ static void take_current(struct swap *s)
 static void check_required(struct swap *s)
 {
     const struct config *cfg = s->round.config;
-    if (s->round.wish == SWAP_CANARY)
+    if (s->round.wish == SWAP_CANARY || s->round.rollback)
         return;
     for (size_t i = 0; i < cfg->plugin_count; i++) {
         const struct config_plugin *p = &cfg->plugins[i];
@@ -347,7 +358,8 @@ static void refuse_busy(struct swap *s, const struct version *v, const struct ve
     round_reason(s, "%s", err.text);
     if (entries_add(&s->round.failed, v->plugin, v->id, err.text, v->source, "load") != 0)
         no_memory(s);
-    note_busy(s, v->plugin);
+    if (!s->round.rollback)
+        note_busy(s, v->plugin);
 }
 
 static bool check_busy(struct swap *s)

@@ -57,6 +57,11 @@ struct round {
     bool broken; /* it cannot be published */
     char *reason;
     bool pending, answered;
+
+    bool rollback; /* no scan: one plugin, from the store */
+    struct identity from;
+    char from_id[40], why[QUARANTINE_REASON_MAX]; /* why: of a rollback or an abort */
+    const char *by, *evidence;
 };
 
 #define SWAP_MAGIC 0x73776170u
@@ -136,6 +141,15 @@ void report_draining(struct swap *s, const struct swap_ask *ask);
 void round_answer(struct swap *s, struct list *asks, bool ok, const char *word);
 void answer_without_round(struct swap *s, struct swap_ask *ask, const char *word,
                           const char *reason);
+
+/* swap_kept.c */
+/* Decides what the asked rollback goes back to, for this round. -1: the answer's word and reason.
+ */
+int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word, struct err *err);
+void take_quarantined(struct swap *s, struct found *f); /* a scan found it: says so */
+void version_from_store(struct swap *s, struct version *v, const struct found *f);
+void kept_adopted(struct swap *s); /* what the round published is good */
+void kept_names(struct swap *s);   /* names of known files, from the store */
 
 /* swap_drain.c */
 void drain_look(struct swap *s);                         /* something ended: is the drain over? */

@@ -413,6 +413,7 @@ static void adopted(struct swap *s)
     canary_installed(s);
     for (size_t i = 0; i < r->nfresh; i++)
         report_loaded(r->fresh[i]);
+    kept_adopted(s);
     round_succeed(s);
 }
 
@@ -477,7 +478,7 @@ void round_fail(struct swap *s, const char *word)
     r->nfresh = 0;
     report_swap(s, false, word);
     round_answer(s, &r->asks, false, word);
-    if (strcmp(word, "busy") == 0 && r->wish == SWAP_SCAN)
+    if (strcmp(word, "busy") == 0 && r->wish == SWAP_SCAN && !r->rollback)
         keep_wish(s);
     round_free(s);
 }

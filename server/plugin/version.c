@@ -69,6 +69,7 @@ void version_free(struct version **vp)
     free(v->plugin);
     free(v->source);
     free(v->reason);
+    free(v->store_why);
     tasks_fini(&v->tasks);
     free(v->cells);
     v->magic = 0;

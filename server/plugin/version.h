@@ -147,6 +147,8 @@ struct version {
     bool absent;     /* the watch missed its file once, at absent_us */
     uint64_t absent_us;
     char *reason;           /* failed or stuck: why */
+    bool from_store;        /* not the file in the plugin folder: plugin/keep.h */
+    char *store_why;        /* NULL: no memory for it */
     struct event *deadline; /* timeouts_ms.retire; NULL: none */
     struct event *lookout;  /* while workers let go: does a callback hang? */
     struct list every;      /* graft_every registrations (plugin/every.h) */

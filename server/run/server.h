@@ -37,6 +37,7 @@ struct server {
     struct place_socket control;
     struct listener ops_listener; /* fd -1: none */
     struct stage *stage;
+    struct keep *keep; /* plugin/keep.h */
     struct probe *probe;
 
     /* The loop and what happens on it. */

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "plugin/chain.h"
+#include "plugin/keep.h"
 #include "plugin/metric.h"
 
 #include <errno.h>
@@ -149,6 +150,7 @@ static int change_user(struct server *s, const struct config *cfg, const struct 
     if (u->name[0] == '\0' || geteuid() != 0)
         return 0;
     if (stage_prepare(cfg->stage_dir, u->uid, u->gid, err) != 0 ||
+        keep_prepare(cfg->state_dir, u->uid, u->gid, err) != 0 ||
         place_give(&s->control, u->uid, u->gid, err) != 0)
         return -1;
     give_log_file(cfg, u);
@@ -170,6 +172,9 @@ static int open_resources(struct server *s, struct err *err)
         return -1;
     if (stage_open(&s->stage, cfg->stage_dir, err) != 0)
         return -1;
+    s->keep = keep_open(cfg->state_dir, s->stage);
+    if (s->keep == NULL)
+        return err_set(err, "out of memory");
     s->probe = probe_open(NULL, err);
     return s->probe != NULL ? 0 : -1;
 }
@@ -195,6 +200,7 @@ static int open_swap(struct server *s, struct err *err)
         .stage = s->stage,
         .probe = s->probe,
         .pool = s->pool,
+        .keep = s->keep,
         .config = s->config,
         .host_init = chain_host_init,
         .cut = chain_cut_version,
@@ -260,6 +266,7 @@ static int open_webs(struct server *s, struct err *err)
         .swap = s->swap,
         .drain = s->drain,
         .pool = s->pool,
+        .keep = s->keep,
         .started_us = clock_us(),
         .started_unix = (double)now.tv_sec + (double)now.tv_nsec / 1e9,
         .verbs = &ops_verbs,

@@ -45,7 +45,7 @@ def _():
     is_((status["generation"], status["pid"]), (1, s.proc.pid), "generation and pid")
     hello = s.active("hello")
     is_(set(hello), {"plugin", "version", "id", "sha256", "config_sha256", "state", "weight", "in_flight", "oldest",
-                     "served", "errors", "p50_us", "p99_us", "reason"}, "a version")
+                     "served", "errors", "p50_us", "p99_us", "source", "reason"}, "a version")
     is_(hello["id"], hello["sha256"][:12] + "." + hello["id"].split(".")[1], "the id is SHA12.SEQ")
     is_((hello["weight"], hello["served"], hello["errors"], hello["reason"]), (100, 1, 0, None), "its figures")
     route = [r for r in s.routes() if r["pattern"] == "/hello"][0]
@@ -65,7 +65,9 @@ def _():
             ("POST", "/v1/reload?retry=maybe", 400, "bad_request"), ("GET", "/v1/status?x", 400, "bad_request"),
             ("POST", "/v1/versions/hello/retire", 400, "bad_request"),
             ("POST", "/v1/versions/hello@0.1/retire", 409, "refused"),
-            ("POST", "/v1/plugins/hello/rollback", 501, "not_supported"),
+            ("POST", "/v1/plugins/hello/rollback", 409, "refused"),
+            ("POST", "/v1/plugins/nobody/rollback", 404, "not_found"),
+            ("GET", "/v1/plugins/hello/rollback", 405, "bad_method"),
             ("POST", "/v1/plugins/hello/canary?weight=10", 409, "failed"),
             ("POST", "/v1/plugins/hello/canary?weight=100", 400, "bad_request"),
             ("POST", "/v1/plugins/hello/canary", 400, "bad_request"),

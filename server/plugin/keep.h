@@ -1,0 +1,99 @@
+/*
+ * The store of good versions: of each plugin the version that serves and the one before it, their
+ * files, the configuration they ran with, and what is quarantined. Good is what has been fully
+ * active and is not quarantined.
+ *
+ *   STATE/.lock          held as long as the process lives: a folder serves one graftd
+ *   STATE/index.json     what is kept and quarantined; replaced as a whole
+ *   STATE/files/SHA256   the files
+ *
+ * Without a fit state folder the same lies in the stage folder and ends with the process. What is
+ * known is in memory, behind a lock that is held for look-ups only; any thread may ask. The files
+ * are the loader's alone: it writes them behind the swaps (keep_save) and stages from them. What
+ * cannot be written is told once and changes nothing that serves.
+ */
+#ifndef GRAFT_PLUGIN_KEEP_H
+#define GRAFT_PLUGIN_KEEP_H
+
+#include "base/err.h"
+#include "plugin/loader.h"
+#include "plugin/quarantine.h"
+#include "plugin/stage.h"
+
+struct keep;
+
+/* A good version. */
+struct kept {
+    struct identity identity;
+    char *version; /* the plugin's own word */
+    char *config;  /* compact JSON, whose SHA-256 is the identity's */
+    char *file;    /* the name of the file that it came from */
+    int64_t since_ms;
+    bool stored; /* its file lies in the store, */
+    bool synced; /* and on the disk: an index may name it */
+    char *from;  /* not stored: where it can be copied from */
+};
+void kept_fini(struct kept *kept);
+bool kept_copy(struct kept *to, const struct kept *from); /* false: no memory, nothing to free */
+
+/* As stage_prepare: before a root process becomes `uid`. */
+int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err);
+
+/*
+ * Opens the state folder: `configured`, else $STATE_DIRECTORY, else /var/lib/graft where that is
+ * ours; judged like the stage folder. When there is none, or it is unfit, in use or not ours to
+ * understand, says so and keeps things in `stage` (which outlives it). NULL: no memory. Main
+ * thread, before the others; may block.
+ */
+struct keep *keep_open(const char *configured, struct stage *stage);
+void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
+const char *keep_path(const struct keep *k); /* NULL: until the restart */
+
+/* All below take NULL for a store that holds nothing. */
+
+/* It has been fully active: it is good, newest, and no longer quarantined. `kept->stored` does not
+   count; `from` is its staged file, which stays until the loader has done what keep_save gives it.
+ */
+void keep_good(struct keep *k, const struct kept *kept);
+/* Not loaded by itself from now on, and not good any more. Logs the event `quarantine`. */
+void keep_quarantine(struct keep *k, const struct identity *identity, const char *reason,
+                     const char *evidence);
+/* It crashed; the second time within the window it is quarantined (true) with `evidence`. Whoever
+   knows at the start what the process before has crashed in says so between keep_open and the first
+   load, and then calls keep_flush: what is noted must outlive the next crash, and the scan of the
+   first load then takes the good version before. Any time later: with keep_save(k, true). */
+bool keep_crash(struct keep *k, const struct identity *identity, int64_t when_ms,
+                unsigned window_ms, const char *evidence);
+/* Its kept file is not what it was: forgotten. */
+void keep_forget(struct keep *k, const struct identity *identity);
+
+/* Why it is quarantined, or false. */
+bool keep_is_quarantined(struct keep *k, const struct identity *identity,
+                         char reason[QUARANTINE_REASON_MAX]);
+/* The newest good version of the plugin that is not `but` (NULL: any). The caller's to fini. */
+bool keep_find(struct keep *k, const char *plugin, const struct identity *but, struct kept *out);
+/* The good version with that file and, unless NULL, that configuration. The caller's to fini. */
+bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha256,
+                    struct kept *out);
+
+/* Calls for each, newest first, with the lock held: `fn` must not call back. */
+void keep_each(struct keep *k, void (*fn)(const struct kept *kept, void *arg), void *arg);
+void keep_each_quarantined(struct keep *k, void (*fn)(const struct quarantined *q, void *arg),
+                           void *arg);
+size_t keep_quarantined(struct keep *k); /* how many */
+
+/* The loader that writes, from now on. -1: no memory. [control] */
+int keep_start(struct keep *k, struct loader *loader, struct event_base *base);
+/* Something has changed: the loader copies new files at once, behind the jobs that it has, and
+   writes the rest a moment later, so that a row of swaps does not wait for the disk at each; with
+   `now` at once. [control] */
+void keep_save(struct keep *k, bool now);
+void keep_stop(struct keep *k); /* what waits is written at once; the drain begins [control] */
+/* All of it by the caller, while there is no loader. */
+int keep_flush(struct keep *k, struct err *err);
+
+/* Stages the kept file as that of BASE.so, and proves its hash. 0 or -1. [loader] */
+int keep_stage(struct keep *k, const struct kept *kept, struct stage *stage, const char *base,
+               struct staged *out, struct err *err);
+
+#endif

@@ -1,0 +1,456 @@
+/*
+ * The files of the store. Every file appears by rename, whole and synced, and the folder is synced
+ * behind it: whatever stops us, the index that is found names files that are there. Nothing here
+ * follows a symbolic link; a folder that somebody else could write to is not used.
+ */
+#include "plugin/keep_private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sha2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FOLDER       (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define LOCK         ".lock"
+#define INDEX        "index.json"
+#define INDEX_NEW    ".index.json.new"
+#define INDEX_BAD    "index.json.bad"
+#define FILES        "files"
+#define FILE_NEW     ".new"
+#define INSIDE       ".keep" /* in the stage folder; no BASE begins with a dot */
+#define FILE_MODE    0400
+#define DEFAULT_PATH "/var/lib/graft"
+
+void (*keep_folder_step)(const char *step);
+
+static void step(const char *name)
+{
+    if (keep_folder_step != NULL)
+        keep_folder_step(name);
+}
+
+/* ---- Choosing -------------------------------------------------------------------------------- */
+
+/* What could be meant, and whether it may be made. 0 bytes: nothing. */
+static int candidate(const char *configured, const char **path, bool *make)
+{
+    *make = true;
+    *path = configured;
+    if (configured != NULL && *configured != '\0')
+        return (int)strlen(configured);
+    *path = getenv("STATE_DIRECTORY");
+    if (*path != NULL && **path == '/')
+        return (int)strcspn(*path, ":");
+    *path = DEFAULT_PATH;
+    *make = false;
+    return (int)strlen(DEFAULT_PATH);
+}
+
+static bool is_ours(const char *name)
+{
+    static const char *const names[] = { ".", "..", LOCK, INDEX, INDEX_NEW, INDEX_BAD, FILES };
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+/* A stream of the entries of `fd`, which stays the caller's. */
+static DIR *list_folder(int fd)
+{
+    int own = openat(fd, ".", FOLDER);
+    DIR *dir = own >= 0 ? fdopendir(own) : NULL;
+    if (dir == NULL && own >= 0)
+        close(own);
+    return dir;
+}
+
+/* Nothing in it but the store: then it is ours to make private. A folder such as / or /var, named
+   by mistake, must not lose its mode. */
+static bool holds_only_ours(int fd)
+{
+    DIR *dir = list_folder(fd);
+    bool only = dir != NULL;
+    for (struct dirent *e; only && (e = readdir(dir)) != NULL;)
+        only = is_ours(e->d_name);
+    if (dir != NULL)
+        closedir(dir);
+    return only;
+}
+
+static int judge(int fd, const char *path, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return err_set(err, "%s: %s", path, strerror(errno));
+    if (st.st_uid != geteuid())
+        return err_set(err,
+                       "%s: owned by uid %ju, expected %ju (graftd's): chown it, or set "
+                       "state_dir to a folder of its own",
+                       path, (uintmax_t)st.st_uid, (uintmax_t)geteuid());
+    if ((st.st_mode & 07777) != 0700 && (!holds_only_ours(fd) || fchmod(fd, 0700) != 0))
+        return err_set(err,
+                       "%s: mode is %04o, expected 0700: chmod it, or set state_dir to a "
+                       "folder of its own",
+                       path, (unsigned)(st.st_mode & 07777));
+    return 0;
+}
+
+/* Makes what is missing of the path, the last part 0700. */
+static void make_folders(const char *path, mode_t parents)
+{
+    char *copy = strdup(path);
+    for (char *slash = copy != NULL ? strchr(copy + 1, '/') : NULL; slash != NULL;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(copy, parents);
+        *slash = '/';
+    }
+    mkdir(path, 0700); /* why it is not there, opening it says */
+    free(copy);
+}
+
+static int open_root(const char *path, struct err *err)
+{
+    struct stat st;
+    int fd = open(path, FOLDER);
+    if (fd >= 0 && judge(fd, path, err) == 0)
+        return fd;
+    int why = errno;
+    if (fd >= 0)
+        close(fd);
+    else if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
+        err_set(err, "%s: a symbolic link: set state_dir to the folder itself", path);
+    else
+        err_set(err, "%s: %s: set state_dir to a folder that can be made or is ours", path,
+                strerror(why));
+    return -1;
+}
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+static int take_lock(struct keep_folder *f, struct err *err)
+{
+    f->lock_fd = openat(f->dir_fd, LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (f->lock_fd < 0)
+        return err_set(err, "%s/" LOCK ": %s", f->path, strerror(errno));
+    if (flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    return err_set(err, "%s: %s", f->path,
+                   errno == EWOULDBLOCK ? "another graftd uses it: give each a state_dir of its own"
+                                        : strerror(errno));
+}
+
+static int open_files(struct keep_folder *f, struct err *err)
+{
+    struct stat st;
+    if (mkdirat(f->dir_fd, FILES, 0700) != 0 && errno != EEXIST)
+        return err_set(err, "%s/" FILES ": %s", f->path, strerror(errno));
+    f->files_fd = openat(f->dir_fd, FILES, FOLDER);
+    if (f->files_fd < 0 || fstat(f->files_fd, &st) != 0)
+        return err_set(err, "%s/" FILES ": %s: expected a folder of ours: move it away", f->path,
+                       strerror(errno));
+    if (st.st_uid != geteuid() || (st.st_mode & 077) != 0)
+        return err_set(err, "%s/" FILES ": expected a folder of mode 0700, owned by uid %ju",
+                       f->path, (uintmax_t)geteuid());
+    return 0;
+}
+
+void keep_folder_close(struct keep_folder *f)
+{
+    if (f->files_fd >= 0)
+        close(f->files_fd);
+    if (f->dir_fd >= 0)
+        close(f->dir_fd);
+    if (f->lock_fd >= 0)
+        close(f->lock_fd);
+    free(f->path);
+    *f = (struct keep_folder){ -1, -1, -1, NULL };
+}
+
+int keep_folder_open(struct keep_folder *f, const char *configured, struct err *err)
+{
+    const char *path;
+    bool make;
+    struct stat st;
+    int len = candidate(configured, &path, &make);
+    *f = (struct keep_folder){ -1, -1, -1, NULL };
+    if (asprintf(&f->path, "%.*s", len, path) < 0) {
+        f->path = NULL;
+        return err_set(err, "out of memory");
+    }
+    if (make)
+        make_folders(f->path, 0700);
+    if (!make && (lstat(f->path, &st) != 0 || st.st_uid != geteuid())) {
+        keep_folder_close(f);
+        return 1;
+    }
+    f->dir_fd = open_root(f->path, err);
+    if (f->dir_fd >= 0 && take_lock(f, err) == 0 && open_files(f, err) == 0)
+        return 0;
+    keep_folder_close(f);
+    return -1;
+}
+
+int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err)
+{
+    *f = (struct keep_folder){ -1, -1, -1, NULL };
+    if (asprintf(&f->path, "%s/" INSIDE, stage_path(stage)) < 0) {
+        f->path = NULL;
+        return err_set(err, "out of memory");
+    }
+    if (mkdir(f->path, 0700) == 0 || errno == EEXIST)
+        f->dir_fd = open(f->path, FOLDER);
+    if (f->dir_fd < 0)
+        err_set(err, "%s: %s", f->path, strerror(errno));
+    else if (open_files(f, err) == 0)
+        return 0;
+    keep_folder_close(f);
+    return -1;
+}
+
+/* The folder is new, or ours and empty: nobody else's file changes hands. */
+int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err)
+{
+    const char *path;
+    char *copy;
+    bool make;
+    struct stat st;
+    int len = candidate(configured, &path, &make), rc = 0;
+    if (asprintf(&copy, "%.*s", len, path) < 0)
+        return err_set(err, "out of memory");
+    if (make)
+        make_folders(copy, 0755);
+    int fd = open(copy, FOLDER);
+    DIR *dir = fd >= 0 ? list_folder(fd) : NULL;
+    bool empty = dir != NULL && fstat(fd, &st) == 0 && st.st_uid == geteuid() && st.st_uid != uid;
+    for (struct dirent *e; empty && (e = readdir(dir)) != NULL;)
+        empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+    if (empty && (fchmod(fd, 0700) != 0 || fchown(fd, uid, gid) != 0))
+        rc = err_set(err, "cannot give %s to uid %ju: %s", copy, (uintmax_t)uid, strerror(errno));
+    if (dir != NULL)
+        closedir(dir);
+    if (fd >= 0)
+        close(fd);
+    free(copy);
+    return rc;
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+static int read_all(int fd, struct buf *out, const char *path, struct err *err)
+{
+    while (out->len <= KEEP_INDEX) {
+        if (buf_reserve(out, 65536) != 0)
+            return err_set(err, "out of memory");
+        ssize_t n = read(fd, out->data + out->len, out->cap - out->len - 1);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_set(err, "%s/" INDEX ": %s", path, strerror(errno));
+        if (n == 0)
+            return 0;
+        out->len += (size_t)n;
+    }
+    return err_set(err, "%s/" INDEX ": expected at most %u bytes, found more", path, KEEP_INDEX);
+}
+
+int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *err)
+{
+    struct stat st;
+    int fd = openat(f->dir_fd, INDEX, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return 1;
+    if (fd < 0)
+        return err_set(err, "%s/" INDEX ": %s", f->path, strerror(errno));
+    int rc = -1;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        err_set(err, "%s/" INDEX ": expected a regular file", f->path);
+    else if (st.st_uid != geteuid() || (st.st_mode & 022) != 0)
+        err_set(err, "%s/" INDEX ": expected a file of ours that nobody else may write", f->path);
+    else
+        rc = read_all(fd, out, f->path, err);
+    close(fd);
+    return rc;
+}
+
+int keep_folder_set_aside(const struct keep_folder *f, struct err *err)
+{
+    if (renameat(f->dir_fd, INDEX, f->dir_fd, INDEX_BAD) == 0)
+        return 0;
+    return err_set(err, "%s/" INDEX ": cannot be moved away: %s", f->path, strerror(errno));
+}
+
+bool keep_folder_has(const struct keep_folder *f, const char *sha256)
+{
+    struct stat st;
+    return fstatat(f->files_fd, sha256, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) &&
+           st.st_uid == geteuid();
+}
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+/* What ends with the process need not survive the machine. */
+static int sync_fd(const struct keep_folder *f, int fd)
+{
+    return f->lock_fd >= 0 ? fsync(fd) : 0;
+}
+
+static int write_all(int fd, const char *data, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, data, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            errno = n == 0 ? ENOSPC : errno;
+            return -1;
+        }
+        data += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+/* A new file beside those that are there; what an earlier attempt left is in nobody's way. */
+static int create(int dir, const char *name, mode_t mode)
+{
+    unlinkat(dir, name, 0);
+    return openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+}
+
+/* `fd` is whole: synced and moved to its name. Closes it. 0, or -1 with errno. */
+static int finish(const struct keep_folder *f, int dir, int fd, const char *from, const char *to)
+{
+    step("sync");
+    int rc = sync_fd(f, fd);
+    int why = errno;
+    if (close(fd) != 0 && rc == 0) {
+        rc = -1;
+        why = errno;
+    }
+    step("rename");
+    if (rc == 0 && renameat(dir, from, dir, to) != 0) {
+        rc = -1;
+        why = errno;
+    }
+    step("sync folder");
+    if (rc == 0 && sync_fd(f, dir) != 0) {
+        rc = -1;
+        why = errno;
+    }
+    errno = why;
+    return rc;
+}
+
+int keep_folder_write(const struct keep_folder *f, const struct buf *text, struct err *err)
+{
+    if (text->len > KEEP_INDEX)
+        return err_set(err, "%s/" INDEX ": it would have %zu bytes, at most %u are read again",
+                       f->path, text->len, KEEP_INDEX);
+    step("index");
+    int fd = create(f->dir_fd, INDEX_NEW, 0600), rc = fd >= 0 ? 0 : -1;
+    if (fd >= 0) {
+        rc = write_all(fd, text->data, text->len);
+        int why = errno;
+        if (rc != 0) {
+            close(fd);
+            errno = why;
+        } else {
+            rc = finish(f, f->dir_fd, fd, INDEX_NEW, INDEX);
+        }
+    }
+    if (rc == 0)
+        return 0;
+    err_set(err, "%s/" INDEX ": %s", f->path, strerror(errno));
+    unlinkat(f->dir_fd, INDEX_NEW, 0);
+    return -1;
+}
+
+/* 0; -1 with errno; 1: it has another hash. */
+static int copy_hashed(int from, int to, const char *sha256)
+{
+    char data[65536], hash[65];
+    SHA2_CTX sha;
+    SHA256Init(&sha);
+    for (;;) {
+        ssize_t n = read(from, data, sizeof data);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        if (n == 0)
+            break;
+        SHA256Update(&sha, (const uint8_t *)data, (size_t)n);
+        if (write_all(to, data, (size_t)n) != 0)
+            return -1;
+    }
+    SHA256End(&sha, hash);
+    return strcmp(hash, sha256) == 0 ? 0 : 1;
+}
+
+static int add_from(const struct keep_folder *f, const char *sha256, int from)
+{
+    step("file");
+    int to = create(f->files_fd, FILE_NEW, FILE_MODE);
+    if (to < 0)
+        return -1;
+    int rc = copy_hashed(from, to, sha256), why = errno;
+    if (close(to) != 0 && rc == 0) {
+        rc = -1;
+        why = errno;
+    }
+    step("rename file");
+    if (rc == 0 && renameat(f->files_fd, FILE_NEW, f->files_fd, sha256) != 0) {
+        rc = -1;
+        why = errno;
+    }
+    errno = why;
+    return rc;
+}
+
+int keep_folder_sync(const struct keep_folder *f, const char *sha256, struct err *err)
+{
+    step("sync file");
+    int fd = openat(f->files_fd, sha256, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int rc = fd >= 0 ? sync_fd(f, fd) : -1, why = errno;
+    if (fd >= 0)
+        close(fd);
+    if (rc == 0 && sync_fd(f, f->files_fd) == 0)
+        return 0;
+    return err_set(err, "%s/" FILES "/%.12s: %s", f->path, sha256, strerror(rc != 0 ? why : errno));
+}
+
+int keep_folder_add(const struct keep_folder *f, const char *sha256, const char *path,
+                    struct err *err)
+{
+    int from = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (from < 0 && errno == ENOENT)
+        return 1;
+    if (from < 0)
+        return err_set(err, "%s: %s", path, strerror(errno));
+    int rc = add_from(f, sha256, from), why = errno;
+    close(from);
+    if (rc == 0)
+        return 0;
+    unlinkat(f->files_fd, FILE_NEW, 0);
+    return rc > 0 ? err_set(err, "%s: it is not what was staged any more", path)
+                  : err_set(err, "%s/" FILES ": %s", f->path, strerror(why));
+}
+
+void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
+                       void *arg)
+{
+    DIR *dir = list_folder(f->files_fd);
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && !wanted(e->d_name, arg))
+            unlinkat(f->files_fd, e->d_name, 0);
+    if (dir != NULL)
+        closedir(dir);
+}

@@ -1,0 +1,155 @@
+/*
+ * [loader] Where a scan meets the store: a file that is quarantined is left alone, and when nothing
+ * of its plugin serves, the last good version takes its place; a known good file need not be
+ * probed; and a rollback is a scan that looks at nothing but the store.
+ */
+#include "plugin/scan.h"
+
+#include "base/log.h"
+#include "plugin/preflight.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool scan_is_quarantined(struct scan *s, struct found *f, const struct config_plugin *cfg)
+{
+    struct identity identity;
+    char reason[QUARANTINE_REASON_MAX];
+    identity_set(&identity, f->plugin, f->sha256, cfg->config_sha256);
+    bool meant = s->retry_only == NULL || strcmp(s->retry_only, f->plugin) == 0;
+    if ((s->retry && meant) || !keep_is_quarantined(s->keep, &identity, reason))
+        return false;
+    f->kind = FOUND_QUARANTINED;
+    free(f->quarantined);
+    f->quarantined = strdup(reason);
+    return true;
+}
+
+/* What the probe would say, as far as anybody asks before it is loaded. */
+static int describe(const struct kept *kept, struct descriptor *out)
+{
+    *out = (struct descriptor){ .name = strdup(kept->identity.plugin),
+                                .version = strdup(kept->version),
+                                .summary = strdup("") };
+    if (out->name != NULL && out->version != NULL && out->summary != NULL)
+        return 0;
+    descriptor_fini(out);
+    return -1;
+}
+
+bool scan_describe_good(struct scan *s, struct found *f)
+{
+    struct kept kept;
+    const char *name = known_name(s->known, f->sha256);
+    if (name == NULL ||
+        !keep_find_file(s->keep, f->sha256, config_plugin(s->config, name)->config_sha256, &kept))
+        return false;
+    bool good = strcmp(kept.identity.plugin, name) == 0 && describe(&kept, &f->desc) == 0;
+    kept_fini(&kept);
+    return good;
+}
+
+static void unstage(struct scan *s, struct found *f)
+{
+    if (f->staged != NULL)
+        stage_remove(s->stage, f->staged);
+    free(f->staged);
+    f->staged = NULL;
+}
+
+/* Makes `f` the kept version: staged, its hash proved, preflighted. */
+static int take(struct scan *s, struct found *f, const struct kept *kept, struct err *err)
+{
+    struct preflight_report report;
+    f->staged = calloc(1, sizeof *f->staged);
+    if (f->staged == NULL)
+        return err_set(err, "out of memory");
+    if (keep_stage(s->keep, kept, s->stage, f->file, f->staged, err) != 0) {
+        free(f->staged);
+        f->staged = NULL;
+        return -1;
+    }
+    int rc = preflight(f->staged->path, &report, err);
+    preflight_report_fini(&report);
+    free(f->config_text);
+    f->config_text = strdup(kept->config);
+    if (rc == 0 && (f->config_text == NULL || describe(kept, &f->desc) != 0))
+        rc = err_set(err, "out of memory");
+    if (rc != 0) {
+        unstage(s, f);
+        return -1;
+    }
+    memcpy(f->config_sha256, kept->identity.config_sha256, sizeof f->config_sha256);
+    f->kind = FOUND_NEW;
+    f->kept = true;
+    return 0;
+}
+
+static bool serves(const struct scan *s, const char *plugin)
+{
+    for (size_t i = 0; i < s->nactive; i++)
+        if (strcmp(s->active[i].plugin, plugin) == 0)
+            return true;
+    return false;
+}
+
+/* From the newest on; one that cannot be used is forgotten, so this ends. */
+static void serve_kept(struct scan *s, struct found *f)
+{
+    struct kept kept;
+    struct err err;
+    while (keep_find(s->keep, f->plugin, NULL, &kept)) {
+        int rc = take(s, f, &kept, &err);
+        if (rc != 0) {
+            log_msg(LOG_WARN, "plugin_warning",
+                    "plugin \"%s\": the kept version %.12s cannot be used: %s", f->plugin,
+                    kept.identity.sha256, err.text);
+            keep_forget(s->keep, &kept.identity);
+        }
+        kept_fini(&kept);
+        if (rc == 0)
+            return;
+    }
+}
+
+void scan_serve_kept(struct scan *s)
+{
+    for (size_t i = 0; i < s->nfound; i++)
+        if (s->found[i].kind == FOUND_QUARANTINED && !serves(s, s->found[i].plugin))
+            serve_kept(s, &s->found[i]);
+}
+
+/* ---- Rollback -------------------------------------------------------------------------------- */
+
+static int add_one(struct scan *s)
+{
+    const struct kept *kept = &s->revert;
+    const char *slash = strrchr(s->revert_path, '/');
+    struct found *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return -1;
+    f->path = strdup(s->revert_path);
+    f->file = strdup(slash != NULL ? slash + 1 : s->revert_path);
+    f->plugin = strdup(kept->identity.plugin);
+    f->kind = FOUND_DISABLED; /* until it is staged */
+    memcpy(f->sha256, kept->identity.sha256, sizeof f->sha256);
+    s->found = f;
+    s->nfound = s->cap = 1;
+    return f->path != NULL && f->file != NULL && f->plugin != NULL ? 0 : -1;
+}
+
+void scan_revert_work(struct job *job)
+{
+    ON_LOADER();
+    struct scan *s = container_of(job, struct scan, job);
+    struct err err;
+    if (add_one(s) != 0) {
+        job->rc = err_set(&job->err, "out of memory");
+        return;
+    }
+    if (take(s, &s->found[0], &s->revert, &err) == 0)
+        return;
+    job->rc = err_set(&job->err, "plugin \"%s\": the kept version %.12s cannot be used: %s",
+                      s->revert.identity.plugin, s->revert.identity.sha256, err.text);
+}
