@@ -318,6 +318,41 @@ def _():
     s.stop()
 
 
+@case("what was taken back or aborted is quarantined: no scan loads it, canary may be asked for again")
+def _():
+    s = begin({"plugins": {"app": {"rollout": {**ROLLOUT, "step_ms": 60000}}}})
+    put_version(s, "app", "v2", fails=40)
+    mark = s.mark()
+    s.reload_signal()
+    press(s, 20, lambda: s.event("rollback", mark) is not None)
+    event = s.wait_event("quarantine", since=mark)
+    like(event["reason"], "rollout found it worse .errors.", "the quarantine says why")
+    for how in ("USR2", "reload", "HUP"):
+        if how == "reload":
+            ok(s.reload()["ok"], "reload: not a failure")
+        else:
+            ok(s.reload_signal(signal.SIGHUP if how == "HUP" else signal.SIGUSR2)["ok"], how)
+        wait_for(lambda: len(s.ps("app")) == 1, 5, "one version")
+        is_(states(s), [("v1", "active", 100)], f"{how}: it stays out")
+    s.config["plugins"]["app"]["rollout"]["auto"] = False
+    s.reload_signal(signal.SIGHUP)
+    is_(s.ctl("canary", "app", "--weight", "20").returncode, 0, "but an explicit canary may try it again")
+    is_(states(s), [("v1", "active", 80), ("v2", "canary", 20)], "and it serves")
+    ok(s.reload()["ok"], "a scan leaves it alone")
+    is_(states(s), [("v1", "active", 80), ("v2", "canary", 20)], "quarantined as its file is")
+    is_(s.ctl("abort", "app").returncode, 0, "abort")
+    s.reload()
+    wait_for(lambda: len(s.ps("app")) == 1, 5, "one version")
+    is_(states(s), [("v1", "active", 100)], "an aborted one stays out as well")
+    put_version(s, "app", "v3")
+    s.reload()
+    is_(s.ctl("promote", "app").returncode, 0, "another file is not held back")
+    wait_for(lambda: states(s) == [("v3", "active", 100)], 5, "it serves all")
+    is_(s.ctl("rollback", "app").returncode, 0, "and is good: rollback")
+    is_(s.get("/app").body, b"v1\n", "goes back to the one before, not to the one that was taken back")
+    s.stop()
+
+
 @case("a version that is slow is taken back")
 def _():
     s = begin({"plugins": {"app": {"rollout": {**ROLLOUT, "step_ms": 60000}}}})
