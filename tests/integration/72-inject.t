@@ -162,7 +162,8 @@ def _():
         is_(statuses, [200] * 201, f"{n} timers: more than limits.pipeline requests, and a stream that goes nowhere")
         waiting.append(Conn(s))
         waiting[-1].send(request_bytes("GET", "/later?which=timer&ms=60000"))
-        wait_for(lambda: s.status()["in_flight"] == n + 1, 5, "one more timer runs")
+        wait_for(lambda: s.status()["in_flight"] == n + 1, 5, "one more request")
+        is_(s.get("/hello").status, 200, "and, as the only worker has gone on, one more timer")
     s.kill()
 
 
