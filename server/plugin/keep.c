@@ -257,9 +257,22 @@ static void open_lasting(struct keep *k, const char *configured)
                 "good versions and the quarantine are kept until the restart only: %s", err.text);
 }
 
-struct keep *keep_open(const char *configured, struct stage *stage)
+/* As long as there is that stage folder, which may outlive a process that crashed. */
+static void open_inside(struct keep *k, struct stage *stage)
 {
     struct err err;
+    if (keep_folder_inside(&k->folder, stage, &err) != 0 || read_index(k, &err) != 0) {
+        log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
+        close_folder(k);
+        return;
+    }
+    k->usable = true;
+    forget_missing(k);
+    keep_folder_sweep(&k->folder, is_wanted, k);
+}
+
+struct keep *keep_open(const char *configured, struct stage *stage)
+{
     struct keep *k = calloc(1, sizeof *k);
     if (k == NULL)
         return NULL;
@@ -269,10 +282,7 @@ struct keep *keep_open(const char *configured, struct stage *stage)
     open_lasting(k, configured);
     if (k->lasting)
         return k;
-    if (keep_folder_inside(&k->folder, stage, &err) == 0)
-        k->usable = true;
-    else
-        log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
+    open_inside(k, stage);
     return k;
 }
 
@@ -306,8 +316,12 @@ void keep_good(struct keep *k, const struct kept *kept)
     mine.stored = mine.synced = false;
     mine.since_ms = now_ms();
     pthread_mutex_lock(&k->lock);
+    bool forgiven = quarantine_find(&k->model.quarantine, &kept->identity) != NULL;
     bool done = keep_model_good(&k->model, &mine);
     pthread_mutex_unlock(&k->lock);
+    if (done && forgiven)
+        log_msg(LOG_INFO, "state", "plugin \"%s\" %.12s serves and is not quarantined any more",
+                kept->identity.plugin, kept->identity.sha256);
     if (!done)
         log_msg(LOG_WARN, "state", "out of memory: a version of plugin \"%s\" is not kept",
                 kept->identity.plugin);
@@ -551,8 +565,6 @@ static int sync_files(struct keep *k, struct err *err)
 static int write_index(struct keep *k, struct err *err)
 {
     struct buf text = { 0 };
-    if (!k->lasting)
-        return 0;
     pthread_mutex_lock(&k->lock);
     int rc = keep_index_write(&k->model, &text);
     pthread_mutex_unlock(&k->lock);

@@ -7,7 +7,7 @@
  *   STATE/index.json     what is kept and quarantined; replaced as a whole
  *   STATE/files/SHA256   the files
  *
- * Without a fit state folder the same lies in the stage folder and ends with the process. What is
+ * Without a fit state folder the same lies in the stage folder and ends with that. What is
  * known is in memory, behind a lock that is held for look-ups only; any thread may ask. The files
  * are the loader's alone: it writes them behind the swaps (keep_save) and stages from them. What
  * cannot be written is told once and changes nothing that serves.

@@ -74,6 +74,7 @@ static int take(struct scan *s, struct found *f, const struct kept *kept, struct
     preflight_report_fini(&report);
     free(f->config_text);
     f->config_text = strdup(kept->config);
+    descriptor_fini(&f->desc); /* of the file, when it had to be probed for its name */
     if (rc == 0 && (f->config_text == NULL || describe(kept, &f->desc) != 0))
         rc = err_set(err, "out of memory");
     if (rc != 0) {

@@ -438,6 +438,28 @@ static void unfit(void)
     state[0] = '\0';
 }
 
+TEST(without_a_state_folder_it_lasts_as_long_as_the_stage_folder)
+{
+    struct file a = make_file("shop", 1, "{}"), bad = make_file("shop", 2, "{}");
+    char reason[QUARANTINE_REASON_MAX];
+    unsetenv("STATE_DIRECTORY");
+    snprintf(state, sizeof state, "%s/state", so_folder());
+    so_write(state, "a file", 6);
+    struct keep *k = open_keep();
+    ok(keep_path(k) == NULL);
+    add_good(k, &a);
+    keep_quarantine(k, &bad.kept.identity, "bad", NULL);
+    ok(flush(k));
+    keep_close(k);
+    k = open_keep(); /* another process with the same stage folder */
+    is_str(newest(k, "shop"), "1.0");
+    ok(keep_is_quarantined(k, &bad.kept.identity, reason));
+    close_all(k);
+    k = open_keep();
+    is_str(newest(k, "shop"), "none");
+    close_all(k);
+}
+
 TEST(folders_that_are_not_ours)
 {
     struct keep *k;
