@@ -178,14 +178,14 @@ def _():
     is_((answer["ok"], mark(s)), (False, 3), "a rollback has nothing to go back to")
 
 
-def small_disk(path, size):
+def small_disk(path, size, read_only=False):
     """For the child: a disk of this size at path, in a mount namespace of its own."""
     def enter():
         libc = ctypes.CDLL(None, use_errno=True)
         flags = {"CLONE_NEWNS": 0x20000, "MS_REC": 0x4000, "MS_PRIVATE": 1 << 18}
         if (libc.unshare(flags["CLONE_NEWNS"]) or
                 libc.mount(b"none", b"/", None, flags["MS_REC"] | flags["MS_PRIVATE"], None) or
-                libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, f"size={size},mode=0700".encode())):
+                libc.mount(b"tmpfs", path.encode(), b"tmpfs", int(read_only), f"size={size},mode=0700".encode())):
             raise OSError(ctypes.get_errno(), "mount")
     return enter
 
@@ -221,6 +221,19 @@ def _():
     answer = rollback(s)
     is_((answer["ok"], mark(s)), (False, 5), "what could not be kept cannot serve again")
     like(answer["reason"], "not in the store", "says so")
+
+
+@case("a read-only disk: one warning, and kept until the restart", may_mount(), "mounts need root")
+def _():
+    s = Server([], start=False)
+    s.popen["preexec_fn"] = small_disk(state(s), "8k", read_only=True)
+    put(s, 1)
+    s.start()
+    is_(len(warnings(s)), 1, "one warning")
+    like(warnings(s), r"until the restart only: .*state.*Read-only file system", "that says why")
+    put(s, 2)
+    s.reload()
+    is_((rollback(s)["ok"], mark(s), len(warnings(s))), (True, 1, 1), "a rollback works all the same")
 
 
 @case("where it is: STATE_DIRECTORY, and a changed state_dir waits for the restart")
