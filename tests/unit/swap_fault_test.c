@@ -157,3 +157,60 @@ TEST_WITHIN(dlopen_fails, 300)
 {
     walk(LOADS, true);
 }
+
+/* ---- Rollbacks ------------------------------------------------------------------------------- */
+
+/* A new version, then a faulty rollback and its repair. True: some call did fail. */
+static bool attempt_rollback(struct rig_so *so, int kind, unsigned n, unsigned tag)
+{
+    rig_put(so, "one.so", tag);
+    must(rig_reload());
+    rig_until(rig_versions() == 1 && rig_staged() == 1);
+    unsigned generation = swap_generation(rig->swap);
+    from = n;
+    until = n + 1;
+    count = 0;
+    armed = kind;
+    bool went = rig_swap((struct swap_ask){ .rollback = "one" });
+    armed = -1;
+    bool hit = count > n;
+    rig_until(rig_versions() == 1 && rig_staged() == 1);
+    is(swap_generation(rig->swap), generation + went);
+    ok(serves(tag));
+    if (!went) {
+        ok(rig->reason[0] != '\0');
+        if (!rig_swap((struct swap_ask){ .rollback = "one" }))
+            fail(rig->reason);
+        rig_until(rig_versions() == 1 && rig_staged() == 1);
+    }
+    return hit;
+}
+
+static void walk_rollback(int kind)
+{
+    rig_open("{\"plugin_dir\":\"@DIR@\"}");
+    struct rig_so so = rig_build("one", "");
+    unsigned tag = 1, n = 0;
+    rig_put(&so, "one.so", tag);
+    must(rig_reload());
+    while (attempt_rollback(&so, kind, n, ++tag))
+        n++;
+    fprintf(stderr, "# %u calls can fail\n", n);
+    ok(n > 0);
+    rig_close();
+}
+
+TEST_WITHIN(one_allocation_fails_in_a_rollback, 300)
+{
+    walk_rollback(ALLOCATIONS);
+}
+
+TEST_WITHIN(one_open_fails_in_a_rollback, 300)
+{
+    walk_rollback(OPENS);
+}
+
+TEST_WITHIN(dlopen_fails_in_a_rollback, 300)
+{
+    walk_rollback(LOADS);
+}

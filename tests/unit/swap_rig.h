@@ -10,6 +10,7 @@
 #include "base/pool.h"
 #include "plugin/adopt.h"
 #include "plugin/chain.h"
+#include "plugin/keep.h"
 #include "plugin/load.h"
 #include "plugin/metric.h"
 #include "plugin/retire.h"
@@ -78,6 +79,7 @@ struct rig {
     struct stage *stage;
     struct probe *probe;
     struct pool *pool;
+    struct keep *keep;
     struct swap *swap;
     char dir[256], stage_dir[256], trace[256], until[256];
     struct swap_ask ask;
@@ -179,6 +181,8 @@ static void rig_open(const char *config)
     rig->probe = probe_open(so_env("TEST_PROBE", "./graft-probe"), &err);
     must(rig->probe != NULL);
     must(pool_open(&rig->pool, 2, 64, RIG_WORKERS, &err) == 0);
+    rig->keep = keep_open(so_path("state"), rig->stage);
+    must(keep_path(rig->keep) != NULL);
     struct swap_deps deps = { .loops = rig->loop_list,
                               .nloops = RIG_WORKERS,
                               .base = rig->base,
@@ -186,6 +190,7 @@ static void rig_open(const char *config)
                               .stage = rig->stage,
                               .probe = rig->probe,
                               .pool = rig->pool,
+                              .keep = rig->keep,
                               .config = rig_config(config),
                               .host_init = chain_host_init,
                               .cut = rig_cut };
