@@ -1,7 +1,7 @@
 /*
  * What is known of good versions and the quarantine, and when it is written. One lock guards the
- * model; it is never held while a file is touched. One job at a time writes: what changes meanwhile
- * is written by the next one.
+ * model; it is never held while a file is touched. One job at a time copies and one writes: what
+ * changes meanwhile is left to the next one.
  */
 #include "plugin/keep_private.h"
 
@@ -19,17 +19,23 @@ struct keep {
     pthread_mutex_t lock;
     struct keep_model model; /* protected by lock */
     struct keep_folder folder;
+    pthread_mutex_t
+        files; /* what comes into the folder of files and leaves it; never synced with it */
     bool usable, lasting;
 
     /* Control's, but for what the jobs do. */
-    struct loader *loader;
+    struct loader *loader, *writer;
     struct event *later;
+    void (*idle)(void *arg);
+    void *arg;
     struct job copy, save; /* new files; all the rest */
-    bool copying, copy_again, saving, save_again;
-    bool told; /* that it cannot be written, and it has not been since */
+    bool copying, copy_again, copy_failed;
+    bool saving, save_again, save_behind; /* behind: as soon as files are copied */
+    bool told;                            /* that it cannot be written, and it has not been since */
 };
 
-#define LATER_MS 100
+#define LATER_MS  100
+#define WRITER_MS 30000 /* has no meaning: no step of its jobs has a deadline */
 
 static int64_t now_ms(void)
 {
@@ -278,6 +284,7 @@ struct keep *keep_open(const char *configured, struct stage *stage)
         return NULL;
     k->magic = KEEP_MAGIC;
     pthread_mutex_init(&k->lock, NULL);
+    pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
     open_lasting(k, configured);
     if (k->lasting)
@@ -293,9 +300,11 @@ void keep_close(struct keep *k)
     CHECK(k, KEEP_MAGIC);
     if (k->later != NULL)
         event_free(k->later);
+    loader_close(&k->writer);
     keep_model_fini(&k->model);
     keep_folder_close(&k->folder);
     pthread_mutex_destroy(&k->lock);
+    pthread_mutex_destroy(&k->files);
     k->magic = 0;
     free(k);
 }
@@ -524,22 +533,31 @@ static void give_up(struct keep *k, const struct identity *identity)
     pthread_mutex_unlock(&k->lock);
 }
 
+/* 0, -1, or 1: there is nothing to copy it from any more. */
+static int copy_file(struct keep *k, const struct kept *kept, struct err *err)
+{
+    const char *sha256 = kept->identity.sha256;
+    pthread_mutex_lock(&k->files);
+    int rc = keep_folder_has(&k->folder, sha256)
+                 ? 0
+                 : keep_folder_add(&k->folder, sha256, kept->from, err);
+    if (rc == 0)
+        mark(k, sha256, false);
+    pthread_mutex_unlock(&k->files);
+    return rc;
+}
+
 /* A file that cannot be copied does not keep the others from it. */
 static int copy_files(struct keep *k, struct err *err)
 {
     struct kept kept;
     size_t skip = 0;
     while (next_that(k, not_stored, skip, &kept)) {
-        const char *sha256 = kept.identity.sha256;
         struct err why;
-        int rc = keep_folder_has(&k->folder, sha256)
-                     ? 0
-                     : keep_folder_add(&k->folder, sha256, kept.from, &why);
-        if (rc == 0) {
-            mark(k, sha256, false);
-        } else if (rc > 0) {
+        int rc = copy_file(k, &kept, &why);
+        if (rc > 0)
             give_up(k, &kept.identity);
-        } else {
+        if (rc < 0) {
             skip++;
             *err = why;
         }
@@ -574,16 +592,26 @@ static int write_index(struct keep *k, struct err *err)
 }
 
 /* Files first: an index never names one that is not there. What the old one names goes last. */
+static int write_disk(struct keep *k, struct err *err)
+{
+    if (sync_files(k, err) != 0 || write_index(k, err) != 0)
+        return -1;
+    pthread_mutex_lock(&k->files);
+    keep_folder_sweep(&k->folder, is_wanted, k);
+    pthread_mutex_unlock(&k->files);
+    return 0;
+}
+
 int keep_flush(struct keep *k, struct err *err)
 {
     struct err why;
+    if (k == NULL || !k->usable)
+        return 0;
     int copied = copy_files(k, err);
-    if (sync_files(k, &why) != 0 || write_index(k, &why) != 0) {
-        *err = why;
-        return -1;
-    }
-    keep_folder_sweep(&k->folder, is_wanted, k);
-    return copied;
+    if (write_disk(k, &why) == 0)
+        return copied;
+    *err = why;
+    return -1;
 }
 
 static void copy_work(struct job *job)
@@ -595,7 +623,7 @@ static void copy_work(struct job *job)
 static void save_work(struct job *job)
 {
     ON_LOADER();
-    job->rc = keep_flush(container_of(job, struct keep, save), &job->err);
+    job->rc = write_disk(container_of(job, struct keep, save), &job->err);
 }
 
 int keep_stage(struct keep *k, const struct kept *kept, struct stage *stage, const char *base,
@@ -615,14 +643,14 @@ int keep_stage(struct keep *k, const struct kept *kept, struct stage *stage, con
 
 /* ---- Writing: control ------------------------------------------------------------------------ */
 
-static void submit(struct keep *k, struct job *job, void (*work)(struct job *),
+static void submit(struct loader *loader, struct job *job, void (*work)(struct job *),
                    void (*done)(struct job *))
 {
     job->work = work;
     job->done = done;
     job->hung = NULL; /* no plugin's code runs in it */
     job->loads = false;
-    loader_submit(k->loader, job);
+    loader_submit(loader, job);
 }
 
 static void save_now(struct keep *k);
@@ -637,18 +665,29 @@ static void tell_failed(struct keep *k, const struct err *err)
     k->told = true;
 }
 
+static void end_job(struct keep *k)
+{
+    if (!keep_writes(k) && k->idle != NULL)
+        k->idle(k->arg);
+}
+
+/* What it has copied is to be written, unless that waits anyway. */
 static void copied(struct job *job)
 {
     ON_CONTROL();
     struct keep *k = container_of(job, struct keep, copy);
     k->copying = false;
-    if (job->rc != 0)
+    k->copy_failed = job->rc != 0;
+    if (k->copy_failed)
         tell_failed(k, &job->err);
-    if (!k->copy_again)
-        return;
-    k->copy_again = false;
-    k->copying = true;
-    submit(k, &k->copy, copy_work, copied);
+    if (k->copy_again) {
+        k->copy_again = false;
+        k->copying = true;
+        submit(k->loader, &k->copy, copy_work, copied);
+    } else if (k->save_behind) {
+        save_now(k);
+    }
+    end_job(k);
 }
 
 static void saved(struct job *job)
@@ -656,22 +695,25 @@ static void saved(struct job *job)
     ON_CONTROL();
     struct keep *k = container_of(job, struct keep, save);
     k->saving = false;
-    if (job->rc != 0)
+    if (job->rc != 0) {
         tell_failed(k, &job->err);
-    else if (k->told)
+    } else if (k->told && !k->copy_failed) {
         log_msg(LOG_INFO, "state", "good versions and the quarantine are written again");
-    k->told = job->rc != 0;
+        k->told = false;
+    }
     if (k->save_again)
         save_now(k);
+    end_job(k);
 }
 
 static void save_now(struct keep *k)
 {
-    k->save_again = k->saving;
-    if (k->saving)
+    k->save_behind = k->copying;
+    k->save_again = k->saving && !k->copying;
+    if (k->saving || k->copying)
         return;
     k->saving = true;
-    submit(k, &k->save, save_work, saved);
+    submit(k->writer, &k->save, save_work, saved);
 }
 
 static void late(evutil_socket_t fd, short what, void *arg)
@@ -681,15 +723,25 @@ static void late(evutil_socket_t fd, short what, void *arg)
     save_now(arg);
 }
 
-int keep_start(struct keep *k, struct loader *loader, struct event_base *base)
+int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
+               struct inbox *control, void (*idle)(void *arg), void *arg, struct err *err)
 {
     ON_CONTROL();
-    if (k == NULL)
+    if (k == NULL || !k->usable)
         return 0;
     CHECK(k, KEEP_MAGIC);
     k->loader = loader;
+    k->idle = idle;
+    k->arg = arg;
     k->later = evtimer_new(base, late, k);
-    return k->later != NULL ? 0 : -1;
+    if (k->later == NULL)
+        return err_set(err, "out of memory");
+    return loader_open(&k->writer, base, control, WRITER_MS, err);
+}
+
+bool keep_writes(const struct keep *k)
+{
+    return k != NULL && (k->copying || k->saving);
 }
 
 void keep_save(struct keep *k, bool now)
@@ -699,10 +751,9 @@ void keep_save(struct keep *k, bool now)
     if (k == NULL || !k->usable)
         return;
     CHECK(k, KEEP_MAGIC);
+    k->copy_again = k->copying;
     if (!k->copying)
-        submit(k, &k->copy, copy_work, copied);
-    else
-        k->copy_again = true;
+        submit(k->loader, &k->copy, copy_work, copied);
     k->copying = true;
     if (now || (!evtimer_pending(k->later, NULL) && event_add(k->later, &delay) != 0))
         save_now(k);

@@ -9,8 +9,9 @@
  *
  * Without a fit state folder the same lies in the stage folder and ends with that. What is
  * known is in memory, behind a lock that is held for look-ups only; any thread may ask. The files
- * are the loader's alone: it writes them behind the swaps (keep_save) and stages from them. What
- * cannot be written is told once and changes nothing that serves.
+ * are touched by loader threads alone: new ones are copied and kept ones staged by the one that
+ * loads plugins, all is written to the disk by one of the store's own (keep_save). What cannot be
+ * written is told once and changes nothing that serves.
  */
 #ifndef GRAFT_PLUGIN_KEEP_H
 #define GRAFT_PLUGIN_KEEP_H
@@ -82,11 +83,16 @@ void keep_each_quarantined(struct keep *k, void (*fn)(const struct quarantined *
                            void *arg);
 size_t keep_quarantined(struct keep *k); /* how many */
 
-/* The loader that writes, from now on. -1: no memory. [control] */
-int keep_start(struct keep *k, struct loader *loader, struct event_base *base);
-/* Something has changed: the loader copies new files at once, behind the jobs that it has, and
-   writes the rest a moment later, so that a row of swaps does not wait for the disk at each; with
-   `now` at once. [control] */
+/* From now on `loader` copies new files, and a loader of the store's own, with nothing else to do,
+   syncs them and writes the index: no swap waits for a slow disk. `idle`: all is written. -1: no
+   memory, no thread. [control] */
+int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
+               struct inbox *control, void (*idle)(void *arg), void *arg, struct err *err);
+bool keep_writes(const struct keep *k); /* not idle [control] */
+/* Something has changed: new files are copied at once, behind the jobs that the loader has, the
+   rest is written a moment later, so that a row of swaps is written once; with `now` at once.
+   [control]
+ */
 void keep_save(struct keep *k, bool now);
 void keep_stop(struct keep *k); /* what waits is written at once; the drain begins [control] */
 /* All of it by the caller, while there is no loader. */

@@ -159,6 +159,7 @@ static int open_files(struct keep_folder *f, struct err *err)
     if (st.st_uid != geteuid() || (st.st_mode & 077) != 0)
         return err_set(err, "%s/" FILES ": expected a folder of mode 0700, owned by uid %ju",
                        f->path, (uintmax_t)geteuid());
+    unlinkat(f->files_fd, FILE_NEW, 0); /* what a process that ended was copying */
     return 0;
 }
 
@@ -449,7 +450,8 @@ void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *n
 {
     DIR *dir = list_folder(f->files_fd);
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && !wanted(e->d_name, arg))
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            strcmp(e->d_name, FILE_NEW) != 0 && !wanted(e->d_name, arg))
             unlinkat(f->files_fd, e->d_name, 0);
     if (dir != NULL)
         closedir(dir);

@@ -57,7 +57,7 @@ int keep_folder_add(const struct keep_folder *f, const char *sha256, const char 
                     struct err *err);
 int keep_folder_sync(const struct keep_folder *f, const char *sha256, struct err *err);
 bool keep_folder_has(const struct keep_folder *f, const char *sha256);
-/* Removes the files for which `wanted` is false. */
+/* Removes the files for which `wanted` is false, but for one that is being copied. */
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg);
 

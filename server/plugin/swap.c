@@ -416,6 +416,11 @@ static void free_events(struct swap *s)
     rollouts_close(&s->rollouts);
 }
 
+static void written(void *arg)
+{
+    swap_kick(arg); /* for drain_look */
+}
+
 int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
 {
     thread_kind = THREAD_CONTROL;
@@ -446,8 +451,8 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
         s->loader, deps->base,
         &(struct retire_hooks){ version_cooled, version_stuck, version_blocked, version_gone, s });
     retire_timeouts(s->config->timeouts_ms.retire, s->config->timeouts_ms.load);
-    if (keep_start(deps->keep, s->loader, deps->base) != 0)
-        return err_set(err, "out of memory");
+    if (keep_start(deps->keep, s->loader, deps->base, deps->inbox, written, s, err) != 0)
+        return -1;
     kept_names(s);
     *out = s;
     return 0;

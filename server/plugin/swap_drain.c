@@ -96,7 +96,7 @@ void drain_look(struct swap *s)
             v->drained = true;
             retire_begin(v);
         }
-        if (s->fini_done != NULL && !any(s, owed))
+        if (s->fini_done != NULL && !any(s, owed) && !keep_writes(s->deps.keep))
             tell(&s->fini_done, s->fini_arg);
     }
 }
