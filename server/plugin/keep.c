@@ -67,6 +67,7 @@ bool kept_copy(struct kept *to, const struct kept *from)
                          .since_ms = from->since_ms,
                          .stored = from->stored,
                          .synced = from->synced };
+    memcpy(to->signer, from->signer, sizeof to->signer);
     bool all = copy(&to->version, from->version);
     all = copy(&to->config, from->config) && all;
     all = copy(&to->file, from->file) && all;

@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "plugin/loader.h"
 #include "plugin/quarantine.h"
+#include "plugin/signature.h"
 #include "plugin/stage.h"
 
 struct keep;
@@ -26,9 +27,10 @@ struct keep;
 /* A good version. */
 struct kept {
     struct identity identity;
-    char *version; /* the plugin's own word */
-    char *config;  /* compact JSON, whose SHA-256 is the identity's */
-    char *file;    /* the name of the file that it came from */
+    char *version;            /* the plugin's own word */
+    char *config;             /* compact JSON, whose SHA-256 is the identity's */
+    char *file;               /* the name of the file that it came from */
+    char signer[SIGNER_SIZE]; /* whose signature of it was verified; "" = nobody's */
     int64_t since_ms;
     bool stored; /* its file lies in the store, */
     bool synced; /* and on the disk: an index may name it */

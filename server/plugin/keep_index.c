@@ -31,6 +31,8 @@ static void put_kept(struct json_out *j, const struct kept *kept)
     json_put_z(j, "version", kept->version);
     json_put_z(j, "file", kept->file);
     json_put_int(j, "since_ms", kept->since_ms);
+    if (kept->signer[0] != '\0')
+        json_put_z(j, "signer", kept->signer);
     json_put_raw(j, "config", str_of(kept->config));
     json_close(j, '}');
 }
@@ -198,6 +200,19 @@ static int read_config(struct json_value object, const char *sha256, char **out,
 
 /* ---- Reading: the parts ---------------------------------------------------------------------- */
 
+/* May be absent: then nobody's signature was verified. */
+static int read_signer(struct json_value object, char out[SIGNER_SIZE], struct err *err)
+{
+    out[0] = '\0';
+    if (!json_present(json_get(object, "signer")))
+        return 0;
+    if (read_text(object, "signer", out, SIGNER_SIZE, err) != 0)
+        return -1;
+    if (strlen(out) != SIGNER_SIZE - 1 || strspn(out, "0123456789ABCDEF") != SIGNER_SIZE - 1)
+        return json_fail(json_get(object, "signer"), err, "signer: expected 16 hex digits");
+    return 0;
+}
+
 static bool is_file_name(const char *name)
 {
     return name[0] != '\0' && name[0] != '.' && strchr(name, '/') == NULL;
@@ -206,11 +221,11 @@ static bool is_file_name(const char *name)
 static int read_kept(struct json_value v, const char *plugin, struct kept *out, struct err *err)
 {
     char version[DESCRIPTOR_VERSION_MAX + 1], file[FILE_MAX + 1];
-    if (check_members(v, " sha256 config_sha256 version file since_ms config ", err) != 0 ||
+    if (check_members(v, " sha256 config_sha256 version file since_ms signer config ", err) != 0 ||
         read_identity(v, &out->identity, err) != 0 ||
         read_text(v, "version", version, sizeof version, err) != 0 ||
         read_text(v, "file", file, sizeof file, err) != 0 ||
-        read_time(v, "since_ms", &out->since_ms, err) != 0)
+        read_time(v, "since_ms", &out->since_ms, err) != 0 || read_signer(v, out->signer, err) != 0)
         return -1;
     snprintf(out->identity.plugin, sizeof out->identity.plugin, "%s", plugin);
     if (check_names(v, out->identity.plugin, version, err) != 0)

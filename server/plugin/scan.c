@@ -350,6 +350,8 @@ static int check_signature(struct scan *s, struct found *f, int dirfd)
     if (rc != 0) {
         set_failed(f, "signature", err.text);
         signature_key(s, f, &sig, f->key);
+    } else {
+        signature_signer(&sig, f->signer);
     }
     signature_fini(&sig);
     return rc;

@@ -12,6 +12,7 @@
 #include "plugin/known.h"
 #include "plugin/loader.h"
 #include "plugin/probe.h"
+#include "plugin/signature.h"
 #include "plugin/stage.h"
 
 enum found_kind {
@@ -25,11 +26,12 @@ enum found_kind {
 
 struct found {
     enum found_kind kind;
-    char *path, *file;      /* folder and name; the name alone */
-    char sha256[65];        /* "" when it could not be read */
-    char *plugin;           /* NULL: not known */
-    struct staged *staged;  /* FOUND_NEW */
-    struct descriptor desc; /* FOUND_NEW: from the probe */
+    char *path, *file;        /* folder and name; the name alone */
+    char sha256[65];          /* "" when it could not be read */
+    char *plugin;             /* NULL: not known */
+    struct staged *staged;    /* FOUND_NEW */
+    char signer[SIGNER_SIZE]; /* FOUND_NEW: whose signature was verified; "" = nobody's */
+    struct descriptor desc;   /* FOUND_NEW: from the probe */
     const char *stage;   /* failed: "scan", "stage", "signature", "preflight", "probe"; or what is
                             remembered */
     char *stage_copy;    /* its memory, when remembered */

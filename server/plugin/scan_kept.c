@@ -62,6 +62,10 @@ static void unstage(struct scan *s, struct found *f)
 static int take(struct scan *s, struct found *f, const struct kept *kept, struct err *err)
 {
     struct preflight_report report;
+    if (signature_wanted(&s->config->signatures) &&
+        signature_of_signer(&s->config->signatures, kept->signer, err) != 0)
+        return -1;
+    memcpy(f->signer, kept->signer, sizeof f->signer);
     f->staged = calloc(1, sizeof *f->staged);
     if (f->staged == NULL)
         return err_set(err, "out of memory");

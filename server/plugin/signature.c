@@ -309,3 +309,34 @@ int signature_verify(const struct signature *s, const struct config_signatures *
         return err_set(err, "its signature %.600s %s", s->path, s->why.text);
     return verify(s, demands, copy, err);
 }
+
+void signature_signer(const struct signature *s, char out[SIGNER_SIZE])
+{
+    struct minisign m;
+    struct err ignored;
+    out[0] = '\0';
+    if (s->kind == SIGNATURE_READ &&
+        minisign_read(&m, (struct str){ s->text, s->len }, &ignored) == 0)
+        snprintf(out, SIGNER_SIZE, "%016" PRIX64, m.id);
+}
+
+int signature_of_signer(const struct config_signatures *demands, const char *signer,
+                        struct err *err)
+{
+    if (signer[0] == '\0')
+        return demands->required
+                   ? err_set(err, "it was kept when nobody asked for signatures, and "
+                                  "signatures.required is true: put its file and its signature "
+                                  "into the plugin folder, and reload")
+                   : 0;
+    for (size_t i = 0; i < demands->key_count; i++) {
+        char known[SIGNER_SIZE];
+        snprintf(known, sizeof known, "%016" PRIX64, demands->keys[i].key.id);
+        if (strcmp(known, signer) == 0)
+            return 0;
+    }
+    return err_set(err,
+                   "it was signed with the key %s, which is none of signatures.keys any more: sign "
+                   "it with one of them, put both files into the plugin folder, and reload",
+                   signer);
+}

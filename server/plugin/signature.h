@@ -46,4 +46,14 @@ void signature_fini(struct signature *s);
 int signature_verify(const struct signature *s, const struct config_signatures *demands,
                      const char *copy, struct err *err);
 
+/*
+ * What was verified once and then kept in a folder that only we can write to (plugin/keep.h) is
+ * known by the key that signed it: its id, as minisign shows it, "" for none.
+ */
+#define SIGNER_SIZE 17
+void signature_signer(const struct signature *s, char out[SIGNER_SIZE]); /* of a verified one */
+/* May what that key has signed be loaded under these demands? 0; -1: err says why not. */
+int signature_of_signer(const struct config_signatures *demands, const char *signer,
+                        struct err *err);
+
 #endif

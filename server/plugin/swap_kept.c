@@ -145,6 +145,7 @@ static void note_good(struct swap *s, struct version *v)
         .version = v->desc.version, .config = v->config_text, .file = file, .from = v->staged.path
     };
     file_name(v, file);
+    memcpy(kept.signer, v->signer, sizeof kept.signer);
     identity_of(v, &kept.identity);
     keep_good(s->deps.keep, &kept);
 }

@@ -37,6 +37,7 @@ static bool fill_version(struct version *v, struct found *f, const struct config
     memcpy(v->config_sha256, f->kept ? f->config_sha256 : cfg->config_sha256,
            sizeof v->config_sha256);
     v->staged = *f->staged;
+    memcpy(v->signer, f->signer, sizeof v->signer);
     v->desc = f->desc;
     memset(&f->desc, 0, sizeof f->desc);
     return v->plugin != NULL && v->source != NULL && v->config_text != NULL;

@@ -18,6 +18,7 @@
 #include "net/loop.h"
 #include "plugin/descriptor.h"
 #include "plugin/loader.h"
+#include "plugin/signature.h"
 #include "plugin/stage.h"
 #include "plugin/tasks.h"
 
@@ -146,14 +147,15 @@ struct version {
     bool hung;       /* a callback of it has not returned in time, and has not yet */
     bool absent;     /* the watch missed its file once, at absent_us */
     uint64_t absent_us;
-    char *reason;           /* failed or stuck: why */
-    bool from_store;        /* not the file in the plugin folder: plugin/keep.h */
-    char *store_why;        /* NULL: no memory for it */
-    struct event *deadline; /* timeouts_ms.retire; NULL: none */
-    struct event *lookout;  /* while workers let go: does a callback hang? */
-    struct list every;      /* graft_every registrations (plugin/every.h) */
-    unsigned every_running; /* of them on the pool now */
-    bool every_on;          /* they may run */
+    char *reason;             /* failed or stuck: why */
+    char signer[SIGNER_SIZE]; /* whose signature of the file was verified; "" = nobody's */
+    bool from_store;          /* not the file in the plugin folder: plugin/keep.h */
+    char *store_why;          /* NULL: no memory for it */
+    struct event *deadline;   /* timeouts_ms.retire; NULL: none */
+    struct event *lookout;    /* while workers let go: does a callback hang? */
+    struct list every;        /* graft_every registrations (plugin/every.h) */
+    unsigned every_running;   /* of them on the pool now */
+    bool every_on;            /* they may run */
     void (*every_stopped)(struct version *v);
 };
 

@@ -351,6 +351,45 @@ def _():
     is_(version(s), "v2", "and changes nothing")
 
 
+@case("what is kept for a rollback is held against the keys as well, also after a restart")
+def _():
+    state = tempdir()
+    s = signed_server(keys=(KEY, OTHER), config={"state_dir": state})
+    data = fresh("versioned_v2")
+    write(sig_of(s), OTHER.sign(data))
+    put(s, data, "versioned")
+    ok(s.reload()["ok"], "the next version is signed with another key")
+
+    def keys(*wanted):
+        s.config["signatures"]["keys"] = [k.text for k in wanted]
+        ok(s.reload_signal(signal.SIGHUP)["ok"], "HUP")
+    keys(OTHER)
+    run = s.ctl("rollback", "versioned")
+    is_((run.returncode, version(s)), (1, "v2"), "the key of the version before is gone: no rollback")
+    like(run.stderr, f"signed with the key {KEY.shown}, which is none of signatures.keys any more", "and why")
+    config = s.config
+    s.finish()
+    os.unlink(s.log_path)
+    s = Server([], dir=s.dir, config=config)
+    is_(s.ctl("rollback", "versioned").returncode, 1, "nor after a restart")
+    keys(OTHER, KEY)
+    run = s.ctl("rollback", "versioned")
+    is_((run.returncode, version(s)), (0, "v1"), "it is back: rollback")
+    s.stop()
+
+    s = Server({"versioned": "versioned_v1"}, {"state_dir": tempdir()})
+    data = fresh("versioned_v2")
+    write(sig_of(s), KEY.sign(data))
+    put(s, data, "versioned")
+    ok(s.reload()["ok"], "nobody asks for signatures")
+    s.config["signatures"] = {"required": True, "keys": [KEY.text]}
+    ok(s.reload_signal(signal.SIGHUP)["ok"], "now they are required")
+    run = s.ctl("rollback", "versioned")
+    is_((run.returncode, version(s)), (1, "v2"), "what was kept before is not taken")
+    like(run.stderr, "kept when nobody asked for signatures", "and why")
+    s.stop()
+
+
 # ---- Where it lies ----
 
 @case("links: beside the resolved file first, beside the link where none is there")
