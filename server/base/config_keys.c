@@ -109,7 +109,7 @@ const struct config_key config_keys[] = {
     { "timeouts_ms.adopt", &config_number, AT(timeouts_ms.adopt), 1, MS_MAX, FILE_ONLY, "1000",
       "for every worker to take a new generation", 0 },
     { "timeouts_ms.handover", &config_number, AT(timeouts_ms.handover), 1, MS_MAX, FILE_ONLY, "100",
-      "for handing state to a new version", CONFIG_LATER },
+      "for handing state to a new version; its requests wait so long at most", 0 },
     { "timeouts_ms.retire", &config_number, AT(timeouts_ms.retire), 0, MS_MAX, FILE_ONLY, "0",
       "until what a cooling version still serves is aborted; 0 = never", 0 },
 

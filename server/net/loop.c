@@ -89,6 +89,7 @@ static void on_beat(evutil_socket_t fd, short what, void *arg)
 int loop_init(struct loop *l, unsigned number)
 {
     *l = (struct loop){ .magic = LOOP_MAGIC, .number = number };
+    list_init(&l->held);
     wheel_init(&l->wheel, clock_ms());
     l->stats.turned_us = clock_us();
     return inbox_open(&l->inbox);

@@ -17,6 +17,7 @@
 
 struct version;
 struct generation;
+struct handover;
 
 /* What runs on this worker right now, for naming a callback that does not return. Written before
    and after each plugin callback; pointers are to things that only the control thread frees.
@@ -55,6 +56,8 @@ struct loop {
     struct inbox inbox;
     struct wheel wheel;
     struct generation *generation; /* what new requests here are given; see plugin/adopt.h */
+    struct handover *handover;     /* plugin/handover.h: some new requests are held; else NULL */
+    struct list held;              /* these */
     unsigned config_number;        /* of its configuration: of no other one; 0 before the first */
     struct loop_doing doing;
     struct loop_stats stats;

@@ -90,7 +90,7 @@ bool ops_is_ready(struct ops *o, struct buf *why)
     else if (drain_is_on(o->drain))
         buf_puts(why, "draining: no new work, please\n");
     else
-        return true;
+        return swap_is_well(o->swap, why);
     return false;
 }
 
@@ -114,6 +114,7 @@ static void readyz(struct ops *o, struct web_request *req)
 {
     struct buf why = { 0 };
     bool well = ops_is_ready(o, &why);
+    swap_ask_health(o->swap); /* for whoever asks next */
     answer_health(req, well, &why);
 }
 

@@ -4,6 +4,8 @@
  */
 #include "plugin/adopt.h"
 
+#include "plugin/handover.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +115,7 @@ static void adopt_taken(struct msg *m)
     ON_LOOP(node->loop);
     node->loop->generation = node->adoption->generation;
     node->loop->config_number = node->adoption->generation->number;
+    handover_adopted(node->loop);
     answer(node, adopt_answered);
 }
 
@@ -148,6 +151,10 @@ static void release_turn(struct msg *m)
 void adopt_cell_idle(struct version *v, struct loop *l)
 {
     struct version_cell *cell = &v->cells[l->number];
+    if (cell->quieting) {
+        handover_cell_idle(cell);
+        return;
+    }
     if (cell->turning || cell->finished)
         return;
     cell->turning = true;

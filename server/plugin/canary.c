@@ -125,6 +125,8 @@ static struct str client(const struct canary *c, struct request *r, struct canar
     case CONFIG_STICKY_COOKIE:
         if (token->ptr == NULL)
             *token = cookie(r);
+        if (token->ptr == NULL) /* chosen again, after it was held for a hand-over */
+            *token = cookie_in(response_field_get(r, STR("Set-Cookie")));
         if (token->ptr == NULL)
             *token = new_cookie(r, dice);
         return *token;

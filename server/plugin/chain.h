@@ -46,6 +46,7 @@ void chain_expired(struct wheel_timer *t, uint64_t now_ms); /* of kind TIMER_EXC
 /* For struct swap_deps. */
 void chain_host_init(struct version *v);
 void chain_cut_version(struct version *v, struct loop *l);
+void chain_resume(struct loop *l); /* opens what loop->held has, on this worker's generation */
 
 /* The drain has closed the listeners: graft_cooling() is true for every version from now on. Any
    thread. */

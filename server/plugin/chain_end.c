@@ -221,6 +221,8 @@ NOINLINE const char *exchange_waits_for(const struct exchange *x)
     }
     if (x->finishing)
         return "on_finish";
+    if (x->state == CHAIN_HELD)
+        return "handover";
     if (!x->over && x->state == CHAIN_BODY)
         return "body";
     if (!x->over && x->response_state == RESPONSE_SEALED)

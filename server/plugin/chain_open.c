@@ -141,17 +141,34 @@ static NOINLINE unsigned pick(struct exchange *x, const struct generation *g, bo
     return canary_pick(g, &x->request, by_name(g->config, &x->from), &x->chain->dice, stray);
 }
 
-static HOT void app_head(struct request *r)
+/* While versions hand over: does this request's chain have one of them? Then it waits, without
+   pinning anything. */
+static NOINLINE bool held(struct exchange *x, const struct choice *ch)
 {
-    struct exchange *x = exchange_of(r);
+    struct loop *l = x->chain->loop;
+    unsigned i = 0;
+    while (i < ch->nlinks && !ch->links[i].version->cells[l->number].holding)
+        i++;
+    if (i == ch->nlinks)
+        return false;
+    x->state = CHAIN_HELD;
+    x->pattern = ch->pattern;
+    x->route_status = ch->status;
+    x->nparams = 0;
+    list_del(&x->node);
+    list_add_tail(&l->held, &x->node);
+    return true;
+}
+
+/* Route and chain by this worker's generation. */
+static inline HOT void choose(struct exchange *x)
+{
+    struct request *r = &x->request;
     struct chain *c = x->chain;
     const struct generation *g = c->loop->generation;
     struct choice ch;
     unsigned met = 0; /* canaries */
     bool stray = false;
-    reset(x);
-    list_add_tail(&c->live, &x->node);
-    COUNTER_ADD(c->loop->stats.in_flight, 1);
     ch.status = 503;
     ch.pattern = NULL;
     ch.nlinks = 0;
@@ -162,6 +179,8 @@ static HOT void app_head(struct request *r)
         if (LIKELY(!stray))
             generation_find(g, met, &r->head, &r->target, &ch);
     }
+    if (UNLIKELY(c->loop->handover != NULL) && held(x, &ch))
+        return;
     if (UNLIKELY(take_chain(x, &ch) != 0))
         exchange_answer(x, 503, "no memory for the request's chain");
     else if (UNLIKELY(g == NULL)) /* a drain before the first generation empties the listeners */
@@ -170,7 +189,35 @@ static HOT void app_head(struct request *r)
         exchange_answer(x, 421, CANARY_BY_NAME " names a version that does not serve");
     else if (UNLIKELY(ch.status != 200))
         note_allow(x, g, met);
+}
+
+static HOT void app_head(struct request *r)
+{
+    struct exchange *x = exchange_of(r);
+    reset(x);
+    list_add_tail(&x->chain->live, &x->node);
+    COUNTER_ADD(x->chain->loop->stats.in_flight, 1);
+    choose(x);
     exchange_run(x);
+}
+
+/* Those whose client left meanwhile are over, or will be: they only go back to the others. */
+void chain_resume(struct loop *l)
+{
+    ON_LOOP(l);
+    struct list waiting;
+    list_init(&waiting);
+    list_splice_tail(&waiting, &l->held);
+    for (struct list *n; (n = list_pop(&waiting)) != NULL;) {
+        struct exchange *x = list_entry(n, struct exchange, node);
+        list_add_tail(&x->chain->live, &x->node);
+        if (x->state != CHAIN_HELD)
+            continue;
+        x->state = CHAIN_RUN;
+        wheel_clear(&l->wheel, &x->deadline);
+        choose(x);
+        exchange_wake(x);
+    }
 }
 
 static void app_body_piece(struct request *r, struct str piece)

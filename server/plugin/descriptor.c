@@ -284,6 +284,9 @@ static void copy_callbacks(const graft_plugin *p, struct descriptor *out)
     CALLBACK(DESCRIPTOR_ON_REQUEST, on_request);
     CALLBACK(DESCRIPTOR_ON_RESPONSE, on_response);
     CALLBACK(DESCRIPTOR_ON_FINISH, on_finish);
+    CALLBACK(DESCRIPTOR_EXPORT_STATE, export_state);
+    CALLBACK(DESCRIPTOR_IMPORT_STATE, import_state);
+    CALLBACK(DESCRIPTOR_HEALTH, health);
 #undef CALLBACK
 }
 
@@ -296,6 +299,7 @@ static int copy_known(const graft_plugin *p, struct descriptor *out, struct err 
     out->route_size = p->route_size;
     out->flags = p->flags;
     out->scratch_size = p->scratch_size;
+    out->state_schema = p->state_schema;
     copy_callbacks(p, out);
     if (copy_text(&out->name, p->name, DESCRIPTOR_NAME_MAX, err) != 0 ||
         copy_text(&out->version, p->version, DESCRIPTOR_VERSION_MAX, err) != 0 ||

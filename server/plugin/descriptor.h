@@ -41,7 +41,10 @@ enum {
     DESCRIPTOR_ON_REQUEST = 1 << 7,
     DESCRIPTOR_ON_RESPONSE = 1 << 8,
     DESCRIPTOR_ON_FINISH = 1 << 9,
-    DESCRIPTOR_ALL = (1 << 10) - 1,
+    DESCRIPTOR_EXPORT_STATE = 1 << 10,
+    DESCRIPTOR_IMPORT_STATE = 1 << 11,
+    DESCRIPTOR_HEALTH = 1 << 12,
+    DESCRIPTOR_ALL = (1 << 13) - 1,
     DESCRIPTOR_MIDDLEWARE = DESCRIPTOR_ON_REQUEST | DESCRIPTOR_ON_RESPONSE | DESCRIPTOR_ON_FINISH
 };
 
@@ -67,6 +70,10 @@ struct descriptor {
     void (*fini)(graft_self *, void *);
     graft_handler *on_request, *on_response;
     void (*on_finish)(graft_req *, void *);
+    uint32_t state_schema;
+    int (*export_state)(graft_self *, void *, graft_buf *);
+    int (*import_state)(graft_self *, void *, uint32_t, graft_str);
+    int (*health)(graft_self *, void *);
     struct descriptor_route *routes;
     size_t route_count;
 };

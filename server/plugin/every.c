@@ -21,6 +21,7 @@ struct every {
     uint64_t due_us;
     struct pool_job job;
     struct msg back;
+    bool running; /* on the pool */
 };
 
 static struct {
@@ -68,21 +69,34 @@ static void arm(struct every *e)
                 e->version->plugin, e->version->id);
 }
 
+void every_borrow(struct version *v)
+{
+    ON_CONTROL();
+    __atomic_fetch_add(&v->outside, 1, __ATOMIC_RELAXED);
+    v->every_running++;
+}
+
+void every_returned(struct version *v)
+{
+    ON_CONTROL();
+    __atomic_fetch_sub(&v->outside, 1, __ATOMIC_RELAXED);
+    if (--v->every_running > 0 || v->every_stopped == NULL)
+        return;
+    void (*done)(struct version *) = v->every_stopped;
+    v->every_stopped = NULL;
+    done(v);
+}
+
 static void returned(struct msg *m)
 {
     ON_CONTROL();
     struct every *e = container_of(m, struct every, back);
     struct version *v = e->version;
     CHECK(v, VERSION_MAGIC);
-    __atomic_fetch_sub(&v->outside, 1, __ATOMIC_RELAXED);
-    v->every_running--;
+    e->running = false;
     if (v->every_on)
         arm(e);
-    else if (v->every_running == 0 && v->every_stopped != NULL) {
-        void (*done)(struct version *) = v->every_stopped;
-        v->every_stopped = NULL;
-        done(v);
-    }
+    every_returned(v);
 }
 
 static void run(struct pool_job *job)
@@ -104,8 +118,8 @@ static void fire(evutil_socket_t fd, short what, void *arg)
     struct every *e = arg;
     struct version *v = e->version;
     CHECK(v, VERSION_MAGIC);
-    __atomic_fetch_add(&v->outside, 1, __ATOMIC_RELAXED);
-    v->every_running++;
+    every_borrow(v);
+    e->running = true;
     e->job.run = run;
     e->back.fn = returned;
     pool_submit_always(deps.pool, &e->job);
@@ -123,6 +137,8 @@ void every_start(struct version *v)
         if (e->timer == NULL)
             e->timer = evtimer_new(deps.base, fire, e);
         e->due_us = clock_us();
+        if (e->timer != NULL && e->running)
+            continue; /* it is armed when it returns */
         if (e->timer != NULL)
             arm(e);
         else
@@ -145,6 +161,13 @@ void every_stop(struct version *v, void (*done)(struct version *v))
         done(v);
     else
         v->every_stopped = done;
+}
+
+void every_go_on(struct version *v)
+{
+    ON_CONTROL();
+    v->every_stopped = NULL;
+    v->handing = false;
 }
 
 void every_free(struct version *v)

@@ -19,6 +19,12 @@ int every_add(struct version *v, unsigned ms, void (*fn)(void *state), void *sta
 void every_start(struct version *v);
 /* [control] No run begins from now on; `done` when none is left on the pool, perhaps at once. */
 void every_stop(struct version *v, void (*done)(struct version *v));
+/* [control] What every_stop was called for is not to be: `done` will not come. */
+void every_go_on(struct version *v);
+/* [control] Another callback of the version begins and ends outside of the control thread; it counts
+   as a run. */
+void every_borrow(struct version *v);
+void every_returned(struct version *v);
 /* [control] Frees what is stopped. */
 void every_free(struct version *v);
 

@@ -71,7 +71,7 @@ struct handle {
     void *scratch;
 };
 
-enum chain_state { CHAIN_RUN, CHAIN_LATER, CHAIN_BODY, CHAIN_PARKED, CHAIN_ENDED };
+enum chain_state { CHAIN_RUN, CHAIN_LATER, CHAIN_BODY, CHAIN_PARKED, CHAIN_HELD, CHAIN_ENDED };
 enum response_state {
     RESPONSE_BEFORE,
     RESPONSE_ON_RESPONSE,

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "plugin/every.h"
+#include "plugin/handover.h"
 #include "plugin/metric.h"
 
 #include <limits.h>
@@ -74,8 +75,8 @@ static int host_vfail(graft_self *self, const char *fmt, va_list args)
     char text[800];
     struct version *v = version_of(self);
 #ifdef GRAFT_CHECKS
-    if (thread_kind != THREAD_LOADER && thread_kind != THREAD_WORKER)
-        misuse(v, "graft_fail was called off the loader and the workers");
+    if (thread_kind == THREAD_OTHER)
+        misuse(v, "graft_fail was called off the loader, the workers and the pool");
 #else
     (void)v;
 #endif
@@ -184,6 +185,49 @@ static void host_add(graft_metric *metric, uint64_t n)
     metric_add(metric, n);
 }
 
+static void *host_shared(graft_self *self, const char *name, size_t size, uint32_t schema,
+                         bool *fresh)
+{
+    struct version *v = version_of(self);
+    struct err err;
+    if (fresh)
+        *fresh = false;
+    if (thread_kind != THREAD_LOADER || !v->in_init) {
+        misuse(v, "graft_shared was called outside of init");
+        return NULL;
+    }
+    void *mem = shared_get(&v->shared, v->plugin, name, size, schema, fresh, &err);
+    if (!mem)
+        misuse(v, err.text);
+    return mem;
+}
+
+static const void *host_shared_old(graft_self *self, const char *name, size_t *size,
+                                   uint32_t *schema)
+{
+    struct version *v = version_of(self);
+    if (thread_kind == THREAD_LOADER)
+        return shared_previous(&v->shared, v->plugin, name, size, schema);
+    misuse(v, "graft_shared_old was called off the loader");
+    return NULL;
+}
+
+static int host_buf_add(graft_buf *out, const void *data, size_t len)
+{
+    struct handover_buf *b = container_of(out, struct handover_buf, pub);
+    if (thread_kind != THREAD_LOADER || len > HANDOVER_BYTES_MAX - b->data.len) {
+        b->failed = true;
+        return -1;
+    }
+    if (len == 0)
+        return 0;
+    if (!data || buf_add(&b->data, data, len) != 0) {
+        b->failed = true;
+        return -1;
+    }
+    return 0;
+}
+
 void host_fill_self(graft_host *host)
 {
     host->config = host_config;
@@ -201,4 +245,7 @@ void host_fill_self(graft_host *host)
     host->every = host_every;
     host->counter = host_counter;
     host->add = host_add;
+    host->shared = host_shared;
+    host->shared_old = host_shared_old;
+    host->buf_add = host_buf_add;
 }

@@ -167,6 +167,10 @@ static void take_functions(struct descriptor *to, struct descriptor *from)
     to->on_request = from->on_request;
     to->on_response = from->on_response;
     to->on_finish = from->on_finish;
+    to->state_schema = from->state_schema;
+    to->export_state = from->export_state;
+    to->import_state = from->import_state;
+    to->health = from->health;
 }
 
 static int describe(struct version *v, struct err *err)
@@ -194,7 +198,9 @@ static int call_init(struct version *v, struct job *job)
     }
     version_fail_clear();
     job_step(job, "init");
+    v->in_init = true;
     int rc = v->desc.init(&v->self, &v->state_ptr);
+    v->in_init = false;
     bool in_time = job_step_end(job);
     if (rc != 0)
         return err_set(&job->err, "init failed: %s", version_fail_text());
@@ -251,10 +257,55 @@ static void load_work(struct job *job)
     if (load(v, job) == 0) {
         if (call_init(v, job) != 0)
             fail(job, "init");
-        else if (call_ready(v, job) != 0)
+        else if (!v->takes_over && call_ready(v, job) != 0)
             fail(job, "ready");
     }
     note_threads(v, &before);
+}
+
+static void export_work(struct job *job)
+{
+    ON_LOADER();
+    struct version *v = container_of(job, struct version, export_job);
+    CHECK(v, VERSION_MAGIC);
+    v->handed = (struct handover_buf){ .pub = { &v->host } };
+    version_fail_clear();
+    job_step(job, "export_state");
+    int rc = v->desc.export_state(&v->self, v->state_ptr, &v->handed.pub);
+    bool in_time = job_step_end(job);
+    if (rc == 0 && in_time && !v->handed.failed)
+        return;
+    fail(job, "export_state");
+    if (rc != 0)
+        err_set(&job->err, "export_state of %s failed: %s", v->id, version_fail_text());
+    else
+        err_set(&job->err, "%s", in_time ? "no memory for what export_state writes"
+                                         : "export_state returned too late");
+}
+
+static int call_import(struct version *v, struct job *job)
+{
+    struct str data = buf_str(&v->handed.data);
+    if (v->desc.import_state == NULL)
+        return 0;
+    version_fail_clear();
+    job_step(job, "import_state");
+    int rc = v->desc.import_state(&v->self, v->state_ptr, v->handed_schema,
+                                  (graft_str){ data.ptr, data.len });
+    bool in_time = job_step_end(job);
+    if (rc != 0)
+        return err_set(&job->err, "import_state failed: %s", version_fail_text());
+    return in_time ? 0 : err_set(&job->err, "import_state returned too late");
+}
+
+static void import_work(struct job *job)
+{
+    ON_LOADER();
+    struct version *v = version_of_job(job);
+    if (call_import(v, job) != 0)
+        fail(job, "import_state");
+    else if (call_ready(v, job) != 0)
+        fail(job, "ready");
 }
 
 static void start_work(struct job *job)
@@ -375,6 +426,21 @@ void load_job(struct version *v, void (*done)(struct job *),
               void (*hung)(struct job *, const char *, uint64_t))
 {
     prepare(v, load_work, done, hung, true);
+}
+
+void load_export_job(struct version *v, void (*done)(struct job *),
+                     void (*hung)(struct job *, const char *, uint64_t))
+{
+    v->export_job.work = export_work;
+    v->export_job.done = done;
+    v->export_job.hung = hung;
+    v->export_job.loads = false;
+}
+
+void load_import_job(struct version *v, void (*done)(struct job *),
+                     void (*hung)(struct job *, const char *, uint64_t))
+{
+    prepare(v, import_work, done, hung, false);
 }
 
 void load_start_job(struct version *v, void (*done)(struct job *),

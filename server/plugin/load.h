@@ -13,9 +13,15 @@
 /* What load.c needs besides the version; set once, before the first job. */
 void load_init(void (*host_init)(struct version *v), struct stage *stage);
 
-/* dlopen, descriptor, init, ready. job->rc 0 or -1 with stage and err. */
+/* dlopen, descriptor, init, ready (not when v->takes_over: load_import_job). job->rc 0 or -1 with stage and err. */
 void load_job(struct version *v, void (*done)(struct job *),
               void (*hung)(struct job *, const char *, uint64_t));
+/* export_state, as v->export_job, into v->handed. */
+void load_export_job(struct version *v, void (*done)(struct job *),
+                     void (*hung)(struct job *, const char *, uint64_t));
+/* import_state of v->handed, then ready. */
+void load_import_job(struct version *v, void (*done)(struct job *),
+                     void (*hung)(struct job *, const char *, uint64_t));
 /* start; when it has none, not worth a job: call load_start_needed first. */
 void load_start_job(struct version *v, void (*done)(struct job *),
                     void (*hung)(struct job *, const char *, uint64_t));

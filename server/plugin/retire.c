@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "plugin/adopt.h"
 #include "plugin/every.h"
+#include "plugin/health.h"
 #include "plugin/load.h"
 
 #include <stdio.h>
@@ -44,6 +45,8 @@ const char *retire_waits_for(const struct version *v)
     static const char *const names[] = {
         NULL, "graft_every", "cool", NULL, "requests", "fini", NULL
     };
+    if (v->retire_step == RETIRE_EVERY && v->every_running == 0)
+        return "health";
     return names[v->retire_step];
 }
 
@@ -270,6 +273,11 @@ static void step_cool(struct version *v)
     loader_submit(loader, &v->job);
 }
 
+static void step_health(struct version *v)
+{
+    health_stop(v, step_cool);
+}
+
 static void past_deadline(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -300,6 +308,7 @@ static void log_cooling(const struct version *v)
 static void begin(struct version *v)
 {
     __atomic_store_n(&v->cooling, 1, __ATOMIC_RELAXED);
+    shared_abandon(&v->shared);
     if (v->state == VERSION_ACTIVE) {
         v->state = VERSION_COOLING;
         v->cooling_us = clock_us();
@@ -307,7 +316,7 @@ static void begin(struct version *v)
         set_deadline(v);
     }
     v->retire_step = RETIRE_EVERY;
-    every_stop(v, step_cool);
+    every_stop(v, step_health);
 }
 
 void retire_cool(struct version *v)

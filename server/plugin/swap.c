@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "plugin/every.h"
+#include "plugin/handover.h"
+#include "plugin/health.h"
 #include "plugin/load.h"
 #include "plugin/retire.h"
 #include "plugin/watch.h"
@@ -383,6 +385,19 @@ uint64_t swap_stuck(const struct swap *s)
     return n;
 }
 
+void swap_ask_health(struct swap *s)
+{
+    ON_CONTROL();
+    if (s->current != NULL)
+        health_ask(s->current->versions, s->current->nversions);
+}
+
+bool swap_is_well(struct swap *s, struct buf *why)
+{
+    return s->current == NULL || health_is_well(s->current->versions, s->current->nversions,
+                                                s->config->timeouts_ms.load, why);
+}
+
 const struct swap_counts *swap_counts(const struct swap *s)
 {
     return &s->counts;
@@ -446,6 +461,8 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
     }
     load_init(deps->host_init, deps->stage);
     adopt_init(deps->loops, deps->nloops, deps->inbox, deps->cut);
+    health_init(deps->inbox, deps->pool);
+    handover_init(deps->loops, deps->nloops, deps->inbox, deps->resume);
     every_init(deps->base, deps->inbox, deps->pool);
     retire_init(
         s->loader, deps->base,

@@ -9,6 +9,7 @@
 #ifndef GRAFT_PLUGIN_SWAP_H
 #define GRAFT_PLUGIN_SWAP_H
 
+#include "base/buf.h"
 #include "base/config.h"
 #include "base/err.h"
 #include "base/list.h"
@@ -39,6 +40,8 @@ struct swap_deps {
     void (*host_init)(struct version *v);
     /* Aborts what the version still serves on this worker; more than once is harmless. [worker] */
     void (*cut)(struct version *v, struct loop *l);
+    /* Opens requests that were held while versions handed over (plugin/handover.h). [worker] */
+    void (*resume)(struct loop *l);
     /* A new configuration is in force (HUP whose swap succeeded); the old one lives until every
        worker has adopted the new one. May be NULL. */
     void (*configured)(void *arg, struct config *config);
@@ -123,6 +126,10 @@ struct config *swap_config(struct swap *s);      /* in force; for this turn of t
 struct list *swap_versions(struct swap *s);      /* version.node: all that is loaded, also cooling,
                                                     stuck, failed and not yet undone */
 uint64_t swap_stuck(const struct swap *s);       /* versions that are stuck now */
+
+/* The plugins' own health (plugin/health.h): ask in the background; what was said last. */
+void swap_ask_health(struct swap *s);
+bool swap_is_well(struct swap *s, struct buf *why);
 
 /* Swaps since the start, by outcome. A busy or drained one is not `failed` too. */
 struct swap_counts {

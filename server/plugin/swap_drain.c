@@ -41,7 +41,8 @@ void swap_drain_begin(struct swap *s)
     swap_watch_stop(s);
     rollouts_stop(&s->rollouts);
     event_del(s->absence);
-    if (s->phase == PHASE_PREPARE)
+    round_handover_cancel(s);
+    if (s->phase == PHASE_PREPARE || round_handover_waits(s))
         round_fail(s, "draining"); /* otherwise a job runs: its answer finds that we drain */
     else if (s->phase != PHASE_ADOPT && s->phase != PHASE_IDLE)
         round_answer(s, &s->round.asks, false, "draining");

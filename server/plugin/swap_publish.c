@@ -33,6 +33,7 @@ static void undo(struct version *v, const char *why)
 {
     if (v->reason == NULL)
         version_reason_set(v, why);
+    shared_abandon(&v->shared); /* also when its undo must wait */
     if (v->hung)
         return; /* stuck; its undo waits until the callback returns */
     v->state = VERSION_FAILED;
@@ -88,7 +89,7 @@ static void load_next(struct swap *s);
 static void try_without(struct swap *s, struct version *v, const char *stage, struct err *err);
 
 /* A callback that hung has returned after all: what is owed follows. */
-static bool came_late(struct version *v)
+bool round_came_late(struct version *v)
 {
     if (!v->job.late)
         return false;
@@ -103,7 +104,7 @@ static void load_done(struct job *job)
     ON_CONTROL();
     struct swap *s = the_swap;
     struct version *v = version_of_job(job);
-    if (came_late(v))
+    if (round_came_late(v))
         return;
     if (job->rc == 0) {
         v->state = VERSION_WARM;
@@ -140,12 +141,14 @@ static void load_next(struct swap *s)
     } else if (r->at < r->nfresh) {
         struct version *v = r->fresh[r->at];
         v->state = VERSION_LOADED;
+        v->takes_over = round_takes_over(s, v);
         load_job(v, load_done, step_hung);
         loader_submit(s->loader, &v->job);
     } else if (r->broken) {
         round_fail(s, "failed");
     } else {
-        round_build(s);
+        if (!round_handover(s))
+            round_build(s);
     }
 }
 
@@ -293,9 +296,9 @@ static void start_done(struct job *job)
     ON_CONTROL();
     struct swap *s = the_swap;
     struct version *v = version_of_job(job);
-    if (came_late(v))
+    if (round_came_late(v))
         return;
-    if (job->rc != 0) {
+    if (job->rc != 0 && !s->round.broken) {
         try_without(s, v, "start", &job->err);
         return;
     }
@@ -371,10 +374,12 @@ static void publish(struct swap *s)
     s->phase = PHASE_ADOPT;
     for (size_t i = 0; i < r->nfresh; i++) {
         r->fresh[i]->started = true;
+        shared_publish(&r->fresh[i]->shared);
         r->fresh[i]->state = VERSION_ACTIVE;
     }
     install_config(s, adoption_generation(r->adoption));
     timer_set_ms(s->timer, s->config->timeouts_ms.adopt);
+    round_handover_sent(s);
     adoption_publish(r->adoption);
 }
 
@@ -411,9 +416,13 @@ static void adopted(struct swap *s)
     generation_free(old);
     config_free(r->old_config);
     canary_installed(s);
-    for (size_t i = 0; i < r->nfresh; i++)
+    for (size_t i = 0; i < r->nfresh; i++) {
+        if (!r->fresh[i]->canary)
+            shared_promote(&r->fresh[i]->shared);
         report_loaded(r->fresh[i]);
+    }
     kept_adopted(s);
+    round_handover_free(s);
     round_succeed(s);
 }
 
@@ -430,8 +439,9 @@ void every_update(struct swap *s)
 {
     list_each (it, &s->versions) {
         struct version *v = list_entry(it, struct version, node);
-        bool blocked = s->draining || v->state != VERSION_ACTIVE || list_empty(&v->every) ||
-                       v->every_on || (s->phase == PHASE_ADOPT && is_fresh(&s->round, v));
+        bool blocked = s->draining || v->handing || v->state != VERSION_ACTIVE ||
+                       list_empty(&v->every) || v->every_on ||
+                       (s->phase == PHASE_ADOPT && is_fresh(&s->round, v));
         list_each (jt, &s->versions)
             blocked = blocked || blocks_every(list_entry(jt, struct version, node), v);
         if (!blocked)
@@ -470,6 +480,7 @@ void round_fail(struct swap *s, const char *word)
     struct round *r = &s->round;
     struct adoption *a = r->adoption;
     event_del(s->timer);
+    round_handover_free(s);
     r->adoption = NULL;
     if (a != NULL)
         adoption_cancel(a);

@@ -63,6 +63,8 @@ void version_free(struct version **vp)
     CHECK(v, VERSION_MAGIC);
     REQUIRE(v->dl == NULL && list_empty(&v->node) && list_empty(&v->every));
     metric_release(&v->host);
+    buf_fini(&v->handed.data);
+    shared_release(&v->shared);
     descriptor_fini(&v->desc);
     json_free(v->config);
     free(v->config_text);

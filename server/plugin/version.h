@@ -12,13 +12,16 @@
 #define GRAFT_PLUGIN_VERSION_H
 
 #include "base/base.h"
+#include "base/buf.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "base/list.h"
+#include "base/pool.h"
 #include "net/loop.h"
 #include "plugin/descriptor.h"
 #include "plugin/loader.h"
 #include "plugin/signature.h"
+#include "plugin/shared.h"
 #include "plugin/stage.h"
 #include "plugin/tasks.h"
 
@@ -75,6 +78,8 @@ struct version_cell {
     struct list suspended; /* handles (plugin/chain.h) that outlived a loop turn, oldest first */
     bool inited;           /* worker_init returned 0 and worker_fini is owed */
     bool releasing;        /* plugin/adopt.c waits for pins == 0 */
+    bool holding;          /* it hands over: new requests wait (plugin/handover.h) */
+    bool quieting;         /* `releasing` is for that: pins == 0 is to be told */
     bool cutting;          /* retire asked: what still runs is aborted */
     bool turning;          /* `release` is on its way through this worker's own inbox */
     bool finished;         /* worker_fini has run (or was not owed); one turn is waited for */
@@ -86,6 +91,13 @@ struct version_cell {
 
 #define VERSION_MAGIC 0x76657273u
 
+/* What export_state writes into (plugin/handover.h). */
+struct handover_buf {
+    graft_buf pub;
+    struct buf data;
+    bool failed; /* some of it is missing */
+};
+
 /* Where a version is on its way out (plugin/retire.c). */
 enum retire_step {
     RETIRE_NOT,
@@ -96,6 +108,17 @@ enum retire_step {
     RETIRE_FINI,
     RETIRE_UNLOAD, /* dlclose, verify */
     RETIRE_OVER    /* stuck for good */
+};
+
+/* plugin/health.h. Control's, but for what the job writes. */
+struct version_health {
+    struct pool_job job;
+    struct msg back;
+    bool running, unwell, told;
+    uint64_t asked_us, began_us; /* began_us: atomic; 0: the job waits */
+    int rc;                      /* the job's, as `said` */
+    char said[256], why[256];
+    void (*stopped)(struct version *v);
 };
 
 struct serial; /* plugin/serial.h: one for each plugin name, never freed */
@@ -118,6 +141,9 @@ struct version {
     graft_host host; /* the table that this version's handles point to (plugin/host.h) */
     graft_self self; /* .host = &host */
 
+    struct shared_user shared; /* its blocks; the registry's lock */
+    bool in_init;              /* loader: graft_shared is allowed */
+
     struct serial *serial; /* NULL unless GRAFT_SERIAL */
     unsigned ncells;
     struct version_cell *cells; /* [ncells], by worker number */
@@ -129,6 +155,10 @@ struct version {
     bool init_done, started, cooled;
     bool unmapped; /* dlclose took its mapping away, or it never had one */
     struct job job;
+    struct job export_job; /* export_state: it serves meanwhile, and may have other jobs later */
+    struct handover_buf handed; /* what it exports, or is to import */
+    uint32_t handed_schema;
+    bool takes_over;    /* ready comes after import_state */
     struct tasks tasks; /* threads that appeared while it was loaded, and were there afterwards */
 
     /* Control. */
@@ -155,7 +185,9 @@ struct version {
     struct event *lookout;    /* while workers let go: does a callback hang? */
     struct list every;        /* graft_every registrations (plugin/every.h) */
     unsigned every_running;   /* of them on the pool now */
-    bool every_on;            /* they may run */
+    struct version_health health;
+    bool every_on; /* they may run */
+    bool handing;  /* they stand still: it hands over */
     void (*every_stopped)(struct version *v);
 };
 

@@ -204,6 +204,7 @@ static int open_swap(struct server *s, struct err *err)
         .config = s->config,
         .host_init = chain_host_init,
         .cut = chain_cut_version,
+        .resume = chain_resume,
         .configured = reload_configured,
         .arg = s,
     };

@@ -150,7 +150,7 @@ def _():
     s.install("crash_in_constructor")
     r = graftd("-t", "-c", s.config_path)
     is_(r.returncode, 1, "two bad files: exit 1")
-    like(r.stdout, r"crash_in_constructor.*SIGSEGV.*wrong_minor.*SDK 1\.7", "and both reasons")
+    like(r.stdout, r"crash_in_constructor.*SIGSEGV.*wrong_minor.*SDK 1\.8", "and both reasons")
     like(r.stdout, r"hello\.so: hello 1\.0\.0", "besides what is good")
     s.uninstall("wrong_minor"), s.uninstall("crash_in_constructor")
     s.config["middleware"] = ["no-such"]
@@ -364,7 +364,7 @@ def _():
     code, said = refused_start(s)
     is_(code, 1, "exit 1")
     failed = {e.get("file", "").rsplit("/", 1)[-1]: e["error"] for e in s.find_events("plugin_failed")}
-    for file, words in (("wrong_minor.so", "1.7"), ("init_fails.so", "no database at 192.0.2.1"), ("unique_symbol.so", "UNIQUE")):
+    for file, words in (("wrong_minor.so", "1.8"), ("init_fails.so", "no database at 192.0.2.1"), ("unique_symbol.so", "UNIQUE")):
         ok(words in failed.get(file, ""), f"plugin_failed names {file} and why", failed)
         ok(file in said and words in said, f"and so does stderr", said)
     is_(s.event("listening"), None, "it never listened")

@@ -72,7 +72,7 @@ def shipped(folder):
         if not shutil.which(compiler):
             print(f"# {compiler} is not installed: skipped")
             continue
-        for name in ("hello", "echo", "request-id", "access-log", "slow"):
+        for name in ("hello", "echo", "request-id", "access-log", "slow", "counter"):
             ok, why = build_and_load(compiler, std, f"{SRC}/plugins/{name}/{name}.c",
                                      f"{folder}/{name}.so", name)
             report(ok, f"{name} with {compiler} -std={std}", why)

@@ -61,7 +61,7 @@ def foreign_paths(unit):
     return [p for p in programs if not os.access(p, os.X_OK)] or not programs
 
 
-names = ["hello", "echo", "request-id", "access-log", "slow"]
+names = ["hello", "echo", "request-id", "access-log", "slow", "counter"]
 absent = [n for n in names if not os.path.exists(f"{PLUGINS}/{n}.so")]
 case("the distribution's plugins are there", absent and f"missing in {PLUGINS}: {absent}")
 if PLAIN:

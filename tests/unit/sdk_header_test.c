@@ -53,12 +53,13 @@ TEST(descriptor_order_is_abi)
         OFFSET(name),        OFFSET(version),    OFFSET(summary),     OFFSET(scratch_size),
         OFFSET(init),        OFFSET(ready),      OFFSET(worker_init), OFFSET(start),
         OFFSET(cool),        OFFSET(worker_fini), OFFSET(fini),       OFFSET(routes),
-        OFFSET(on_request),  OFFSET(on_response), OFFSET(on_finish),
+        OFFSET(on_request),  OFFSET(on_response), OFFSET(on_finish),  OFFSET(state_schema),
+        OFFSET(export_state), OFFSET(import_state), OFFSET(health),
     };
     is(at[0], 0);
     for (size_t i = 1; i < sizeof at / sizeof at[0]; i++)
         is(at[i], at[i - 1] + (i <= 4 ? sizeof(uint32_t) : sizeof(void *)));
-    is(sizeof(graft_plugin), at[18] + sizeof(void *));
+    is(sizeof(graft_plugin), at[22] + sizeof(void *));
 }
 #undef OFFSET
 
@@ -72,7 +73,8 @@ TEST(descriptor_order_is_abi)
     X(done) X(resume) X(abort) X(gone) X(post) X(offload) X(after) X(deadline) X(on_abort)         \
     X(on_body) X(body_pause) X(body_resume) X(on_writable) X(pending) X(alloc) X(scratch)          \
     X(config) X(config_str) X(config_int) X(config_bool) X(vfail) X(vfail_req) X(vlog) X(self_of)  \
-    X(worker) X(workers) X(loop) X(cooling) X(every) X(counter) X(add)
+    X(worker) X(workers) X(loop) X(cooling) X(every) X(counter) X(add)  \
+    X(shared) X(shared_old) X(buf_add)
 
 TEST(table_order_is_abi)
 {
@@ -391,6 +393,26 @@ static void fake_add(graft_metric *metric, uint64_t n)
 }
 
 #define FAKE(member) .member = fake_##member,
+static void *fake_shared(graft_self *self, const char *name, size_t size, uint32_t schema,
+                         bool *fresh)
+{
+    CALLED(shared, self && strcmp(name, "key") == 0 && size == 5 && schema == 9 && fresh);
+    return &x;
+}
+
+static const void *fake_shared_old(graft_self *self, const char *name, size_t *size,
+                                   uint32_t *schema)
+{
+    CALLED(shared_old, self && strcmp(name, "key") == 0 && size && schema);
+    return &x;
+}
+
+static int fake_buf_add(graft_buf *buf, const void *data, size_t len)
+{
+    CALLED(buf_add, buf && data == &x && len == 5);
+    return 1;
+}
+
 static const graft_host host = { .size = sizeof(graft_host), MEMBERS(FAKE) };
 static graft_req req = { &host };
 static graft_self self = { &host };
@@ -486,5 +508,12 @@ TEST(wrappers_of_the_plugin_itself)
     REACHES(every, graft_every(&self, 9, work, &x) == 1);
     REACHES(counter, graft_counter(&self, "key", "help") == NULL);
     ACTS(add, graft_add(&metric, 1ULL << 60));
+    static graft_buf buf = { &host };
+    bool fresh;
+    size_t size;
+    uint32_t schema;
+    REACHES(shared, graft_shared(&self, "key", 5, 9, &fresh) == &x);
+    REACHES(shared_old, graft_shared_old(&self, "key", &size, &schema) == &x);
+    REACHES(buf_add, graft_buf_add(&buf, &x, 5) == 1);
     REACHES(add, (called = "add", graft_add(NULL, 1), true)); /* NULL is ignored */
 }

@@ -35,7 +35,7 @@ extern "C" {
 #define GRAFT_ABI 1
 
 /* Rises each time a struct or the table gains a member at its end. */
-#define GRAFT_MINOR 0
+#define GRAFT_MINOR 1
 
 /*
  * The smallest minor of a server that may load this plugin. Define it on the command line
@@ -81,6 +81,11 @@ typedef struct graft_self {
 typedef struct graft_metric {
     const graft_host *host;
 } graft_metric;
+
+/* What export_state writes into, with graft_buf_add(). Valid during that call. (minor 1) */
+typedef struct graft_buf {
+    const graft_host *host;
+} graft_buf;
 
 /* Borrowed bytes; not NUL-terminated; {NULL, 0} means absent. */
 typedef struct graft_str {
@@ -171,6 +176,24 @@ typedef struct graft_plugin {
     /* [worker] Last of all, when the request is over: logs, metrics. Runs for exactly those
      * middlewares whose on_request was called, also after an abort. */
     void (*on_finish)(graft_req *req, void *state);
+
+    /* GRAFT_MINOR 0 ends here. */
+
+    /* What the two functions below hand over; a number of the plugin's own, for import_state. */
+    uint32_t state_schema;
+
+    /* [loader] Hand-over, on the old version: writes its state into `out`. None of its requests and
+     * no graft_every runs meanwhile. Must not change the state: the old version may go on. 0, or -1
+     * (after graft_fail()): the swap is undone. */
+    int (*export_state)(graft_self *self, void *state, graft_buf *out);
+
+    /* [loader] Hand-over, on the new version: after init, before ready. `schema` is the old
+     * version's; `data` is valid during the call. 0, or -1 (after graft_fail()): undone. */
+    int (*import_state)(graft_self *self, void *state, uint32_t schema, graft_str data);
+
+    /* [pool] Asked by /readyz in the background, at most once a second, between the moment when
+     * this version serves and its cool: 0 = well, -1 after graft_fail(). Runs beside requests. */
+    int (*health)(graft_self *self, void *state);
 } graft_plugin;
 
 /*
@@ -247,7 +270,7 @@ struct graft_host {
     int64_t (*config_int)(graft_self *self, const char *key, int64_t fallback);         /* [any] */
     bool (*config_bool)(graft_self *self, const char *key, bool fallback);              /* [any] */
     int (*vfail)(graft_self *self, const char *fmt, va_list args)
-        GRAFT_PRINTF_(2, 0); /* [loader], worker_init */
+        GRAFT_PRINTF_(2, 0); /* [loader], worker_init, health */
     graft_next (*vfail_req)(graft_req *req, const char *fmt, va_list args)
         GRAFT_PRINTF_(2, 0); /* [worker] */
     void (*vlog)(graft_self *self, int level, const char *fmt, va_list args)
@@ -263,6 +286,14 @@ struct graft_host {
     void (*add)(graft_metric *metric, uint64_t n); /* [worker] [pool] */
 
     /* GRAFT_MINOR 0 ends here. */
+
+    void *(*shared)(graft_self *self, const char *name, size_t size, uint32_t schema,
+                    bool *fresh); /* [loader] in init */
+    const void *(*shared_old)(graft_self *self, const char *name, size_t *size,
+                              uint32_t *schema);                   /* [loader] */
+    int (*buf_add)(graft_buf *buf, const void *data, size_t len); /* [loader] in export_state */
+
+    /* GRAFT_MINOR 1 ends here. */
 };
 
 /* ---- The request: valid until on_finish returns; all strings live as long -------------------- */
@@ -642,7 +673,7 @@ static inline bool graft_config_bool(graft_self *self, const char *key, bool fal
     return self->host->config_bool(self, key, fallback);
 }
 
-/* [loader], and inside worker_init. Records why (per thread); say what, expected, found, next step.
+/* [loader], and inside worker_init and health. Records why (per thread); say what, expected, found, next step.
  * Returns -1, for `return graft_fail(self, …)`. */
 GRAFT_PRINTF_(2, 3) static inline int graft_fail(graft_self *self, const char *fmt, ...)
 {
@@ -723,6 +754,40 @@ static inline void graft_add(graft_metric *metric, uint64_t n)
     if (metric)
         metric->host->add(metric, n);
 }
+
+/* ---- Minor 1: handing state to the next version ----------------------------------------------- */
+
+#if GRAFT_NEEDS >= 1
+
+/* [loader] In init only (elsewhere: misuse, NULL). A block of memory that the server owns: 64-byte
+ * aligned, zeroed when it is first asked for (*fresh says so; fresh may be NULL). The same memory
+ * for every later version of this plugin that asks for the same name, size and schema, also while
+ * two versions run side by side, and after a crash of the server process: so no pointers and no
+ * locks in it; C11 atomics in it lose nothing in a swap. Another size or schema gives a new block.
+ * The name: letters, digits, '_', '-' and '.', at most 64. NULL: no memory (or a limit: 64 blocks,
+ * 1 GiB in all; the log tells). It is the server's to free. */
+static inline void *graft_shared(graft_self *self, const char *name, size_t size, uint32_t schema,
+                                 bool *fresh)
+{
+    return self->host->shared(self, name, size, schema, fresh);
+}
+
+/* [loader] The block of that name that a new one (of another size or schema) takes the place of, to
+ * be read until this version has been promoted; then, and when there is none, NULL. What it pointed
+ * to stays mapped as long as this version is loaded. size and schema may be NULL. */
+static inline const void *graft_shared_old(graft_self *self, const char *name, size_t *size,
+                                           uint32_t *schema)
+{
+    return self->host->shared_old(self, name, size, schema);
+}
+
+/* [loader] In export_state: appends a copy. 0, or -1: no memory, or more than 1 GiB in all. */
+static inline int graft_buf_add(graft_buf *buf, const void *data, size_t len)
+{
+    return buf->host->buf_add(buf, data, len);
+}
+
+#endif
 
 /* Wrappers of later minors come here, each in `#if GRAFT_NEEDS >= n`. */
 

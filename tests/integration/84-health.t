@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# health: what /readyz knows of plugins, and that it never waits for one
+import os, re, sys, threading, time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+from grafttest import *
+
+
+def server(a, b="well", load=30000, **more):
+    return Server({"health": "health", "health-b": "health_b"}, workers=2, config={
+        "timeouts_ms": {"load": load}, "offload": {"threads": 4},
+        "plugins": {"health": {"config": {"how": a, **more}}, "health-b": {"config": {"how": b}}}})
+
+
+def asked(s, which="health"):
+    return s.get("/health/" + which).json()["asked"]
+
+
+def configure(s, how, **more):
+    s.config["plugins"]["health"] = {"config": {"how": how, **more}}
+    s.write_config()
+    return s.reload(config=True)["ok"]
+
+
+@case("well and ill")
+def _():
+    s = server("well")
+    before = asked(s)
+    time.sleep(1.2)
+    is_(asked(s), before, "nobody is asked while nobody asks /readyz")
+    began = time.monotonic()
+    while time.monotonic() < began + 2.5:
+        is_ready = s.ops_get("/readyz").status
+        if is_ready != 200:
+            break
+        time.sleep(0.02)
+    is_(is_ready, 200, "well: 200")
+    within(asked(s) - before, 2, 4, "asked once a second at most")
+    ok(configure(s, "ill"), "a version that is ill")
+    wait_for(lambda: s.ops_get("/readyz").status == 503, 20, "503")
+    r = s.ops_get("/readyz")
+    like(r.text, r"plugin health \(\w+\.\d+\): the database is away\n", "503 with the plugin's reason")
+    is_(s.ops_get("/livez").status, 200, "it is alive all the same")
+    is_(s.get("/health/health").status, 200, "and serves")
+    e = s.wait_event("health", plugin="health")
+    is_((e["well"], e["reason"]), (False, "the database is away"), "the log tells")
+    ok(configure(s, "mute"), "one that gives no reason")
+    wait_for(lambda: "no reason" in s.ops_get("/readyz").text, 20, "that is told")
+    ok(configure(s, "well"), "a well one again")
+    is_(s.ops_get("/readyz").status, 200, "what the old version said counts no more")
+
+
+@case("one that hangs")
+def _():
+    hang = os.path.join(tempdir(), "hang")
+    open(hang, "w").close()
+    s = server("hang", "ill", load=int(secs(500)), until=hang)
+    began = time.monotonic()
+    s.ops_get("/readyz")
+    ok(time.monotonic() - began < secs(0.4), "/readyz does not wait")
+    wait_for(lambda: "health has not returned for" in s.ops_get("/readyz").text, 20, "the hang is told")
+    like(s.ops_get("/readyz").text, r"plugin health \(\S+\): health has not returned for \d+ ms\n", "after timeouts_ms.load")
+    wait_for(lambda: "health-b" in s.ops_get("/readyz").text, 20, "others are asked")
+    n = asked(s, "health-b")
+    wait_for(lambda: s.ops_get("/readyz") and asked(s, "health-b") > n, 20, "again and again")
+    is_(asked(s), 1, "the one that hangs is not asked again")
+    ok(configure(s, "well"), "it can be replaced")
+    time.sleep(0.3)
+    is_(s.find_events("plugin", msg=re.compile("^health (cool|fini)")), [], "but not cooled while its callback runs")
+    like(str([v.get("waits_for") or v for v in s.ps("health", "cooling")]), "health", "ps tells what it waits for")
+    os.unlink(hang)
+    e = s.wait_event("plugin", timeout=20, msg=re.compile("^health fini"))
+    like(e["msg"], "late=0 twice=0 asked=1", "then it goes, and was never asked after its cool began")
+    like(s.wait_event("plugin", msg=re.compile("^health cool"))["msg"], "inside=0", "nor is cool called beside it")
+    s.wait_event("retired", plugin="health")
+    ok(True, "and is unloaded")
+
+
+@case("swaps while it is asked")
+def _():
+    s = server("well")
+    over = threading.Event()
+
+    def ask():
+        while not over.is_set():
+            s.ops_get("/readyz")
+    t = threading.Thread(target=ask)
+    t.start()
+    for n in range(8):
+        s.install(make_unique("health"), "health")
+        ok(s.reload()["ok"], f"swap {n}")
+    over.set()
+    t.join()
+    wait_for(lambda: len(s.find_events("plugin", msg=re.compile("^health fini"))) == 8, 20, "all left")
+    bad = [e["msg"] for e in s.find_events("plugin", msg=re.compile("^health fini")) if "late=0 twice=0" not in e["msg"]]
+    is_(bad, [], "none was asked after its cool began, or twice at once")
+
+
+main()
