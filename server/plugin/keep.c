@@ -25,7 +25,7 @@ struct keep {
 
     /* Control's, but for what the jobs do. */
     struct loader *loader, *writer;
-    struct event *later;
+    struct event *later, *copy_later;
     void (*idle)(void *arg);
     void *arg;
     struct job copy, save; /* new files; all the rest */
@@ -34,6 +34,7 @@ struct keep {
     bool told;                            /* that it cannot be written, and it has not been since */
 };
 
+#define COPY_MS   20 /* the versions left behind go first */
 #define LATER_MS  100
 #define WRITER_MS 30000 /* has no meaning: no step of its jobs has a deadline */
 
@@ -301,6 +302,8 @@ void keep_close(struct keep *k)
     CHECK(k, KEEP_MAGIC);
     if (k->later != NULL)
         event_free(k->later);
+    if (k->copy_later != NULL)
+        event_free(k->copy_later);
     loader_close(&k->writer);
     keep_model_fini(&k->model);
     keep_folder_close(&k->folder);
@@ -717,11 +720,37 @@ static void save_now(struct keep *k)
     submit(k->writer, &k->save, save_work, saved);
 }
 
+static void copy_now(struct keep *k)
+{
+    struct kept kept;
+    event_del(k->copy_later);
+    if (!next_that(k, not_stored, 0, &kept))
+        return;
+    kept_fini(&kept);
+    k->copy_again = k->copying;
+    if (!k->copying)
+        submit(k->loader, &k->copy, copy_work, copied);
+    k->copying = true;
+}
+
 static void late(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
     (void)what;
     save_now(arg);
+}
+
+static void copy_late(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    copy_now(arg);
+}
+
+static int after(struct event *timer, unsigned ms)
+{
+    struct timeval delay = { .tv_usec = (suseconds_t)ms * 1000 };
+    return event_add(timer, &delay);
 }
 
 int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
@@ -735,7 +764,8 @@ int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
     k->idle = idle;
     k->arg = arg;
     k->later = evtimer_new(base, late, k);
-    if (k->later == NULL)
+    k->copy_later = evtimer_new(base, copy_late, k);
+    if (k->later == NULL || k->copy_later == NULL)
         return err_set(err, "out of memory");
     return loader_open(&k->writer, base, control, WRITER_MS, err);
 }
@@ -745,25 +775,26 @@ bool keep_writes(const struct keep *k)
     return k != NULL && (k->copying || k->saving);
 }
 
+/* A file that waits to be copied is copied before its version is left behind by the next one. */
 void keep_save(struct keep *k, bool now)
 {
     ON_CONTROL();
-    struct timeval delay = { .tv_usec = LATER_MS * 1000 };
     if (k == NULL || !k->usable)
         return;
     CHECK(k, KEEP_MAGIC);
-    k->copy_again = k->copying;
-    if (!k->copying)
-        submit(k->loader, &k->copy, copy_work, copied);
-    k->copying = true;
-    if (now || (!evtimer_pending(k->later, NULL) && event_add(k->later, &delay) != 0))
+    if (now || evtimer_pending(k->copy_later, NULL) || after(k->copy_later, COPY_MS) != 0)
+        copy_now(k);
+    if (now || (!evtimer_pending(k->later, NULL) && after(k->later, LATER_MS) != 0))
         save_now(k);
 }
 
 void keep_stop(struct keep *k)
 {
     ON_CONTROL();
-    if (k == NULL || !k->usable || !evtimer_pending(k->later, NULL))
+    if (k == NULL || !k->usable)
+        return;
+    copy_now(k);
+    if (!evtimer_pending(k->later, NULL))
         return;
     event_del(k->later);
     save_now(k);

@@ -91,10 +91,9 @@ size_t keep_quarantined(struct keep *k); /* how many */
 int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
                struct inbox *control, void (*idle)(void *arg), void *arg, struct err *err);
 bool keep_writes(const struct keep *k); /* not idle [control] */
-/* Something has changed: new files are copied at once, behind the jobs that the loader has, the
-   rest is written a moment later, so that a row of swaps is written once; with `now` at once.
-   [control]
- */
+/* Something has changed: new files are copied when what they replaced is usually gone, or before the
+   next version replaces them; the rest is written a moment later, so that a row of swaps is written
+   once. With `now` all of it at once. [control] */
 void keep_save(struct keep *k, bool now);
 void keep_stop(struct keep *k); /* what waits is written at once; the drain begins [control] */
 /* All of it by the caller, while there is no loader. */
