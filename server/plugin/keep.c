@@ -17,7 +17,8 @@
 struct keep {
     unsigned magic;
     pthread_mutex_t lock;
-    struct keep_model model; /* protected by lock */
+    struct keep_model model;   /* protected by lock */
+    uint64_t changes, written; /* too: of the model; those that the index holds */
     struct keep_folder folder;
     pthread_mutex_t
         files; /* what comes into the folder of files and leaves it; never synced with it */
@@ -175,11 +176,12 @@ bool keep_model_forget(struct keep_model *m, const struct identity *identity)
     return false;
 }
 
+/* By the model, or, when that has changed, perhaps by the index: then the next sweep decides. */
 static bool is_wanted(const char *name, void *arg)
 {
     struct keep *k = arg;
-    bool wanted = false;
     pthread_mutex_lock(&k->lock);
+    bool wanted = k->changes != k->written;
     list_each (it, &k->model.plugins) {
         const struct keep_plugin *p = list_entry(it, struct keep_plugin, node);
         for (size_t i = 0; i < p->ngood; i++)
@@ -331,6 +333,7 @@ void keep_good(struct keep *k, const struct kept *kept)
     pthread_mutex_lock(&k->lock);
     bool forgiven = quarantine_find(&k->model.quarantine, &kept->identity) != NULL;
     bool done = keep_model_good(&k->model, &mine);
+    k->changes++;
     pthread_mutex_unlock(&k->lock);
     if (done && forgiven)
         log_msg(LOG_INFO, "state", "plugin \"%s\" %.12s serves and is not quarantined any more",
@@ -346,6 +349,7 @@ void keep_forget(struct keep *k, const struct identity *identity)
         return;
     pthread_mutex_lock(&k->lock);
     keep_model_forget(&k->model, identity);
+    k->changes++;
     pthread_mutex_unlock(&k->lock);
 }
 
@@ -374,6 +378,7 @@ void keep_quarantine(struct keep *k, const struct identity *identity, const char
     bool done = quarantine_add(&k->model.quarantine, identity, reason, evidence, now_ms());
     if (done)
         keep_model_forget(&k->model, identity);
+    k->changes++;
     pthread_mutex_unlock(&k->lock);
     if (done)
         log_quarantine(identity, reason, evidence);
@@ -589,9 +594,14 @@ static int write_index(struct keep *k, struct err *err)
     struct buf text = { 0 };
     pthread_mutex_lock(&k->lock);
     int rc = keep_index_write(&k->model, &text);
+    uint64_t changes = k->changes;
     pthread_mutex_unlock(&k->lock);
     rc = rc != 0 ? err_set(err, "out of memory") : keep_folder_write(&k->folder, &text, err);
     buf_fini(&text);
+    pthread_mutex_lock(&k->lock);
+    if (rc == 0)
+        k->written = changes;
+    pthread_mutex_unlock(&k->lock);
     return rc;
 }
 
