@@ -279,8 +279,9 @@ static void export_work(struct job *job)
     if (rc != 0)
         err_set(&job->err, "export_state of %s failed: %s", v->id, version_fail_text());
     else
-        err_set(&job->err, "%s", in_time ? "no memory for what export_state writes"
-                                         : "export_state returned too late");
+        err_set(&job->err, "%s",
+                in_time ? "no memory for what export_state writes"
+                        : "export_state returned too late");
 }
 
 static int call_import(struct version *v, struct job *job)
@@ -304,7 +305,7 @@ static void import_work(struct job *job)
     struct version *v = version_of_job(job);
     if (call_import(v, job) != 0)
         fail(job, "import_state");
-    else if (call_ready(v, job) != 0)
+    else if (!v->started && call_ready(v, job) != 0) /* a canary that is promoted has been ready */
         fail(job, "ready");
 }
 

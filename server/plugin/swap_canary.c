@@ -218,6 +218,7 @@ static void promote(struct swap *s, unsigned at)
     for (size_t i = 0; i < r->nnext; i++)
         if (r->next[i] == c.stable)
             r->next[i] = c.version;
+    r->promoted = c.version;
     without(r, at);
     leave(s, c.stable, NULL);
     if (entries_add(&r->changed, c.version->plugin, c.version->id, NULL, c.version->source, NULL))
@@ -264,7 +265,7 @@ void canary_change(struct swap *s)
     }
     if (r->broken)
         round_fail(s, "failed");
-    else
+    else if (!round_handover(s))
         round_build(s);
 }
 

@@ -37,10 +37,11 @@ struct handing {
 
 static struct swap *the_swap; /* there is one; jobs know only their version */
 
+/* A canary gets the state when it is promoted. */
 bool round_takes_over(const struct swap *s, const struct version *v)
 {
     const struct version *old = generation_version(s->current, v->plugin);
-    return old != NULL && !s->round.first && !v->canary &&
+    return old != NULL && !s->round.first && (!v->canary || s->round.wish == SWAP_PROMOTE) &&
            (old->desc.callbacks & DESCRIPTOR_EXPORT_STATE) != 0 &&
            (v->desc.callbacks & DESCRIPTOR_IMPORT_STATE) != 0;
 }
@@ -289,7 +290,7 @@ static void quiet(struct handover *hold, void *arg)
 static struct handing *make(struct swap *s)
 {
     struct round *r = &s->round;
-    struct handing *h = calloc(1, sizeof *h + r->nfresh * sizeof h->pairs[0]);
+    struct handing *h = calloc(1, sizeof *h + (r->nfresh + 1) * sizeof h->pairs[0]);
     if (h == NULL)
         return NULL;
     h->swap = s;
@@ -298,6 +299,9 @@ static struct handing *make(struct swap *s)
         if (r->fresh[i]->takes_over)
             h->pairs[h->n++] =
                 (struct pair){ generation_version(s->current, r->fresh[i]->plugin), r->fresh[i] };
+    if (r->promoted != NULL)
+        h->pairs[h->n++] =
+            (struct pair){ generation_version(s->current, r->promoted->plugin), r->promoted };
     if ((h->timer = evtimer_new(s->deps.base, past_time, h)) == NULL) {
         free(h);
         return NULL;
@@ -307,10 +311,13 @@ static struct handing *make(struct swap *s)
 
 static bool hold(struct swap *s, struct handing *h)
 {
-    struct version **olds = calloc(h->n, sizeof(*olds));
+    struct version **olds = calloc(h->n + 1, sizeof(*olds));
+    size_t n = 0;
     for (size_t i = 0; olds != NULL && i < h->n; i++)
-        olds[i] = h->pairs[i].old;
-    h->hold = olds != NULL ? handover_hold(olds, h->n, quiet, s) : NULL;
+        olds[n++] = h->pairs[i].old;
+    if (olds != NULL && s->round.promoted != NULL)
+        olds[n++] = s->round.promoted; /* it serves, too: nothing runs in it while it imports */
+    h->hold = olds != NULL ? handover_hold(olds, n, quiet, s) : NULL;
     free(olds);
     return h->hold != NULL;
 }
@@ -321,7 +328,9 @@ bool round_handover(struct swap *s)
     bool any = false;
     for (size_t i = 0; i < r->nfresh; i++)
         any = any || r->fresh[i]->takes_over;
-    if (!any)
+    if (r->promoted != NULL && !round_takes_over(s, r->promoted))
+        r->promoted = NULL;
+    if (!any && r->promoted == NULL)
         return false;
     the_swap = s;
     s->phase = PHASE_HANDOVER;

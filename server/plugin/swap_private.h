@@ -15,7 +15,15 @@
 #include "plugin/rollout.h"
 #include "plugin/swap.h"
 
-enum phase { PHASE_IDLE, PHASE_SCAN, PHASE_LOAD, PHASE_HANDOVER, PHASE_PREPARE, PHASE_START, PHASE_ADOPT };
+enum phase {
+    PHASE_IDLE,
+    PHASE_SCAN,
+    PHASE_LOAD,
+    PHASE_HANDOVER,
+    PHASE_PREPARE,
+    PHASE_START,
+    PHASE_ADOPT
+};
 
 /* Wishes for the next scan, of asks and of the swap's own. */
 struct want {
@@ -49,7 +57,8 @@ struct round {
     size_t nleaving;
     struct canary canaries[CANARIES_MAX]; /* of the next generation */
     unsigned ncanaries;
-    bool reweighed; /* they differ from those of the generation that serves */
+    struct version *promoted; /* SWAP_PROMOTE: who may get the state of the one before */
+    bool reweighed;           /* they differ from those of the generation that serves */
     struct adoption *adoption;
     struct handing *handing;   /* swap_handover.c; NULL: nothing is handed over */
     struct config *old_config; /* replaced by this round; freed with the old generation */
@@ -132,7 +141,7 @@ bool round_came_late(struct version *v); /* a callback that hung has returned af
 /* swap_handover.c */
 bool round_takes_over(const struct swap *s, const struct version *v);
 bool round_handover(struct swap *s); /* begins what there is to hand over, and goes on to build */
-void round_handover_sent(struct swap *s); /* adopt is: nothing can be given up any more */
+void round_handover_sent(struct swap *s);        /* adopt is: nothing can be given up any more */
 void round_handover_cancel(struct swap *s);      /* held requests go on at once */
 bool round_handover_waits(const struct swap *s); /* and no job's answer will come */
 void round_handover_free(struct swap *s);

@@ -421,6 +421,8 @@ static void adopted(struct swap *s)
             shared_promote(&r->fresh[i]->shared);
         report_loaded(r->fresh[i]);
     }
+    if (r->wish == SWAP_PROMOTE)
+        shared_promote(&generation_version(s->current, r->plugin)->shared);
     kept_adopted(s);
     round_handover_free(s);
     round_succeed(s);

@@ -245,4 +245,38 @@ def _():
     like(text, r"^\d+ total\n0 other\n.*\d+ /hello\n", "and as text")
 
 
+@case("a canary gets the state when it is promoted, not before; where it cannot, nothing is promoted")
+def _():
+    s = server()
+    for _ in range(5):
+        s.get("/count")
+    s.install(make_unique("handover_v2"), "handover")
+    is_(s.ctl("canary", "handover", "--weight", "0").returncode, 0, "a canary")
+    is_(value(s), 5, "the stable version counts on")
+    with Counting(s) as c:
+        wait_for(lambda: len(c.answers) > 50, 10, "load")
+        r = s.ctl("promote", "handover")
+        is_(r.returncode, 0, "promote")
+        more = len(c.answers)
+        wait_for(lambda: len(c.answers) > more + 50, 10, "load")
+    is_(c.bad, [], "no request failed")
+    is_(value(s), 5 + len(c.answers), "and none was counted twice or lost")
+    is_(s.get("/count").header("X-Version"), "v2", "by the new version")
+    s.install(make_unique("handover_v1"), "handover")
+    is_(s.ctl("canary", "handover", "--weight", "0").returncode, 0, "another canary")
+    before = value(s)
+    with s.connect() as stream:
+        stream.send(request_bytes("GET", "/count/stream?ms=1500"))
+        stream.head()
+        r = s.ctl("promote", "handover")
+        is_(r.returncode, 1, "a stream that is older stands in the way")
+        like(r.stderr, "hand-over", "which is told")
+        is_(sorted(v["state"] for v in s.ps("handover")), ["active", "canary"], "the canary is one still")
+        is_(s.get("/count").header("X-Version"), "v2", "and the stable version serves")
+    wait_for(lambda: s.ctl("promote", "handover").returncode == 0, 10, "then it can be")
+    is_(value(s), before + 1, "with all of the state: a stream that was cut is not counted")
+    is_(s.get("/count").header("X-Version"), "v1", "by the other version")
+    s.stop()
+
+
 main()
