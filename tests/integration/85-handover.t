@@ -8,9 +8,9 @@ SWAPS = int(os.environ.get("HANDOVER_SWAPS") or {"none": 60}.get(SANITIZER, 20))
 LONG = int(secs(2000))
 
 
-def server(plugin="handover_v1", ms=LONG, config=None, workers=2, **more):
+def server(plugin="handover_v1", ms=LONG, config=None, workers=2, load=30000, **more):
     return Server({"handover": plugin, "hello": "hello"}, workers=workers,
-                  config={"timeouts_ms": {"handover": ms}, **({"plugins": {"handover": {"config": config}}} if config else {}), **more})
+                  config={"timeouts_ms": {"handover": ms, "load": load}, **({"plugins": {"handover": {"config": config}}} if config else {}), **more})
 
 
 def swap(s, what, config=None):
@@ -193,6 +193,20 @@ def _():
         refused(s, swap(s, "handover_v2", {key: "fail"}), f"{key} as configured", 1 + n)
     ok(swap(s, "handover_v2", {"x": 1})["ok"], "one that does not fail")
     is_(value(s), 4, "gets the state")
+
+
+@case("export_state and import_state that hang")
+def _():
+    for config, key in (({"export": "slow", "ms": int(secs(1500))}, "export_state"), ({"x": 1}, "import_state")):
+        s = server(ms=LONG * 5, config=config, load=int(secs(400)))
+        s.get("/count")
+        r = swap(s, "handover_v2", None if key == "export_state" else {"import": "slow", "ms": int(secs(1500))})
+        is_(r["ok"], False, "the swap is refused")
+        like(reason(r), f"{key}.*has not returned within", "and says why")
+        is_((s.get("/count").text, s.get("/value").header("X-Version")), ("2\n", "v1"), "the old version serves on")
+        ok(swap(s, "handover_v2", {"y": 1})["ok"] if key == "import_state" else True, "another one can take over meanwhile")
+        wait_for(lambda: len(s.ps("handover")) == 1, 20, "all else ends when it returns")
+        is_(value(s), 2, "the number is what it was")
 
 
 @case("another schema")
