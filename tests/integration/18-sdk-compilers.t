@@ -61,7 +61,7 @@ def build_and_load(compiler, std, source, out, name):
     ok, why = compile_one(compiler, std, source, out, flags)
     if ok:
         pointer = ctypes.sizeof(ctypes.c_void_p)
-        expected = f"{4 * 4 + 15 * pointer} 0 {4 * pointer} {name}"
+        expected = f"{4 * 4 + 19 * pointer} 1 {4 * pointer} {name}"
         found = descriptor_of(out)
         ok, why = found == expected, f"descriptor: {found}, expected {expected}"
     return ok, why
