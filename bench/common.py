@@ -260,14 +260,16 @@ class Graftd(Server):
         self.binary = binary or find_graftd()
         self.plugins = plugins or os.path.join(work, "plugins")
         self.stage = os.path.join(work, f"stage-{Graftd.count}")
+        state = os.path.join(work, f"state-{Graftd.count}")  # else good versions are kept in the stage folder
         self.control_path = os.path.join(work, f"control-{Graftd.count}.sock")
         self.config_path = os.path.join(work, f"graft-{Graftd.count}.json")
         os.makedirs(self.plugins, mode=0o755, exist_ok=True)
         os.makedirs(self.stage, mode=0o700, exist_ok=True)
+        os.makedirs(state, mode=0o700, exist_ok=True)
         if "listen" not in config:
             self.port = free_port()
             config["listen"] = [self.address]
-        self.config = {"plugin_dir": self.plugins, "stage_dir": self.stage, "ops": "",
+        self.config = {"plugin_dir": self.plugins, "stage_dir": self.stage, "state_dir": state, "ops": "",
                        "control": self.control_path, "workers": 1,
                        "log": {"level": "info", "format": "json"}, **config}
         self.link = None
