@@ -25,6 +25,8 @@
 
 #define SERVER_MAGIC 0x73727672u
 
+struct boss;
+
 struct server {
     unsigned magic;
     const struct options *options;
@@ -43,7 +45,8 @@ struct server {
     struct event_base *base;
     struct inbox inbox;
     int log_fd, signal_fd;
-    struct event inbox_event, log_event, log_room_event, signal_event, reap_event;
+    struct event inbox_event, log_event, log_room_event, signal_event, reap_event, boss_event;
+    struct boss *boss; /* to the supervisor; NULL: there is none */
     struct pool *pool;
     struct workers *workers;
     struct swap *swap;
@@ -64,6 +67,10 @@ struct server {
 
 /* start.c: everything up to the first load, in its order. -1: why is in err. */
 int server_start(struct server *s, struct err *err);
+
+/* Of that, what asks for privileges and what outlives a server process: limits, sockets, the other
+   user, the stage folder. The supervisor's part, if there is one. */
+int server_open_held(struct server *s, struct err *err);
 
 /* reload.c. */
 void reload_signal(struct server *s, bool config); /* USR2, HUP */

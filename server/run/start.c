@@ -3,6 +3,7 @@
  * shared (limits, sockets, folders), then the other user, then threads, then plugins. Main thread,
  * which becomes the control thread on the way.
  */
+#include "run/boss.h"
 #include "run/server.h"
 
 #include "base/clock.h"
@@ -145,8 +146,7 @@ static int change_user(struct server *s, const struct config *cfg, const struct 
     return user_become(u, err);
 }
 
-/* Everything before the first thread. */
-static int open_resources(struct server *s, struct err *err)
+int server_open_held(struct server *s, struct err *err)
 {
     const struct config *cfg = s->config;
     struct user user;
@@ -158,7 +158,13 @@ static int open_resources(struct server *s, struct err *err)
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
         change_user(s, cfg, &user, err) != 0)
         return -1;
-    if (stage_open(&s->stage, cfg->stage_dir, err) != 0)
+    return stage_open(&s->stage, cfg->stage_dir, err);
+}
+
+/* Everything before the first thread. */
+static int open_resources(struct server *s, struct err *err)
+{
+    if (s->boss == NULL && server_open_held(s, err) != 0)
         return -1;
     s->probe = probe_open(NULL, err);
     return s->probe != NULL ? 0 : -1;
@@ -204,6 +210,12 @@ static void on_drained(int status, void *arg)
     leave_when_answered(s, status);
 }
 
+static void on_closing(void *arg)
+{
+    struct server *s = arg;
+    boss_closing(s->boss, s->listeners->n);
+}
+
 static int open_drain(struct server *s, struct err *err)
 {
     struct drain_deps deps = {
@@ -211,6 +223,7 @@ static int open_drain(struct server *s, struct err *err)
         .workers = s->workers,
         .listeners = s->listeners,
         .swap = s->swap,
+        .closing = on_closing,
         .over = on_drained,
         .arg = s,
     };
@@ -227,15 +240,18 @@ static void verb_reload(void *arg, const struct ops_reload *how, struct web_requ
 
 static int verb_reopen(void *arg, struct err *err)
 {
-    (void)arg;
+    struct server *s = arg;
+    boss_reopen(s->boss);
     return log_reopen(err);
 }
 
 static void verb_drain(void *arg)
 {
     struct server *s = arg;
-    if (!s->failed) /* else it is leaving already */
-        drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
+    if (s->failed) /* it is leaving already */
+        return;
+    boss_leaving(s->boss);
+    drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
 }
 
 static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain };
