@@ -76,6 +76,8 @@ struct config {
     struct addr ops_addr; /* valid unless ops is "" */
     bool supervise;
     unsigned crash_window_ms;
+    unsigned watchdog_ms;
+    bool watchdog_kill;
     char *user;          /* "" = stay who we are */
     char *server_header; /* "" = none */
 

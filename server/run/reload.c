@@ -162,6 +162,7 @@ void reload_configured(void *arg, struct config *config)
     struct err err;
     CHECK(s, SERVER_MAGIC);
     boss_config(s->boss, config);
+    watchdog_configure(s->watchdog, config);
     if (log_configure(&config->log, &err) != 0)
         log_msg(LOG_ERROR, "config", "%s", err.text);
     if (!config->watch)

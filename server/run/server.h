@@ -18,6 +18,7 @@
 #include "plugin/swap.h"
 #include "run/drain.h"
 #include "run/signals.h"
+#include "run/watchdog.h"
 #include "run/worker.h"
 
 #include <event2/event.h>
@@ -54,6 +55,7 @@ struct server {
     struct ops ops;
     struct web *ops_web, *api_web;
 
+    struct watchdog *watchdog;
     struct signals_stop stop;
     struct swap_ask first;
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */

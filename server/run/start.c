@@ -175,6 +175,7 @@ static int open_resources(struct server *s, struct err *err)
 static int open_threads(struct server *s, struct err *err)
 {
     const struct config *cfg = s->config;
+    watchdog_prepare();
     metric_init(s->nworkers + cfg->offload_threads);
     if (pool_open(&s->pool, cfg->offload_threads, cfg->offload_queue, s->nworkers, err) != 0)
         return -1;
@@ -200,6 +201,29 @@ static int open_swap(struct server *s, struct err *err)
     if (swap_open(&s->swap, &deps, err) != 0)
         return -1;
     s->config = NULL; /* the swap's */
+    return 0;
+}
+
+static bool is_draining(void *arg)
+{
+    const struct server *s = arg;
+    return s->failed || drain_is_on(s->drain);
+}
+
+static int open_watchdog(struct server *s, struct err *err)
+{
+    struct watchdog_deps deps = {
+        .base = s->base,
+        .inbox = &s->inbox,
+        .loops = workers_loops(s->workers),
+        .nloops = workers_count(s->workers),
+        .stage = stage_path(s->stage),
+        .spared = is_draining,
+        .arg = s,
+    };
+    if (watchdog_open(&s->watchdog, &deps, err) != 0)
+        return -1;
+    watchdog_configure(s->watchdog, swap_config(s->swap));
     return 0;
 }
 
@@ -287,7 +311,7 @@ int server_start(struct server *s, struct err *err)
     CHECK(s, SERVER_MAGIC);
     name_what_waits(s->config);
     if (open_resources(s, err) != 0 || open_threads(s, err) != 0 || open_swap(s, err) != 0 ||
-        open_drain(s, err) != 0)
+        open_watchdog(s, err) != 0 || open_drain(s, err) != 0)
         return -1;
     return open_webs(s, err);
 }

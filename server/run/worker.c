@@ -6,6 +6,7 @@
 #include "http/session.h"
 #include "ops/process.h"
 #include "plugin/chain.h"
+#include "run/watchdog.h"
 
 #include <errno.h>
 #include <evhtp/thread.h>
@@ -458,6 +459,7 @@ static void on_start(evthr_t *thr, void *arg)
     snprintf(name, sizeof name, "worker-%u", w->loop.number);
     pthread_setname_np(pthread_self(), name);
     altstack_use();
+    watchdog_worker();
     set_up(w, evthr_get_base(thr));
     sem_post(&w->all->up);
 }

@@ -396,6 +396,85 @@ def _():
     back(s, pid)
 
 
+# ---- The watchdog ----
+
+WATCHDOG = {"watchdog_ms": 1000, "timeouts_ms": {"handler": 600000}}
+
+
+@case("a worker that blocks is reported once, with plugin, route and function; it is not disturbed")
+def _():
+    s = Server(["blocking_handler", "hello"], WATCHDOG, workers=1)
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/blocking?ms=" + str(ms(3000))))
+        event = s.wait_event("worker_stuck")
+        is_((event["plugin"], event["route"], event["callback"], event["worker"]),
+            ("blocking-handler", "/blocking", "handler", 0), "plugin, route, callback, worker")
+        is_(event["id"], s.active("blocking-handler")["id"], "id")
+        like(event.get("stack", ""), r"\.so: ", "a stack")
+        within(event["age_ms"], 1000, ms(4000), "how long")
+        is_(c.response().body, b"blocking\n", "the handler ends as it would have")
+    is_(len(s.find_events("worker_stuck")), 1, "reported once")
+    is_(s.find_events("crash"), [], "and nothing was killed")
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/blocking?ms=" + str(ms(3000))))
+        wait_for(lambda: len(s.find_events("worker_stuck")) == 2, 10, "another time, another report")
+        c.response()
+
+
+@case("one that computes is asked where it is", not TSAN, "TSan holds signals back")
+def _():
+    s = Server(["crashes"], WATCHDOG, workers=1, status=137)
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/crashes/loop"))
+        event = s.wait_event("worker_stuck")
+        is_((event["plugin"], event["route"]), ("crashes", "/crashes/:how"), "plugin and route")
+        like(event.get("function"), r"^sink_loop\+0x", "the function")
+        is_(s.find_events("crash"), [], "it is not killed")
+        s.send_signal(signal.SIGQUIT)
+        is_(s.wait_exit(), 131, "QUIT ends it all the same")
+
+
+@case("watchdog_kill: replaced like a crashed one", not TSAN, "TSan holds signals back")
+def _():
+    for how in ("loop", "blocking"):
+        s = Server(["crashes", "blocking_handler", "hello"], {**WATCHDOG, "watchdog_kill": True})
+        pid = s.pid
+        with Conn(s) as c:
+            c.send(request_bytes("GET", "/crashes/loop" if how == "loop" else "/blocking?ms=600000"))
+            event = s.wait_event("crash")
+        is_((event["signal"], event["plugin"], event["callback"]),
+            ("SIGABRT", "crashes" if how == "loop" else "blocking-handler", "handler"), f"{how}: the crash is the plugin's")
+        like(event["thread"], "^worker-", "and the worker's")
+        if how == "loop":
+            like(event["function"], r"^sink_loop\+0x", "with the function")
+        back(s, pid)
+        is_(s.get("/hello").status, 200, "another process serves")
+        is_(s.stop(), 0, "exit 0")
+
+
+@case("a drain has its own deadline: the watchdog does not end it")
+def _():
+    s = Server(["blocking_handler"], {**WATCHDOG, "watchdog_kill": True, "drain": {"idle_ms": 50, "timeout_ms": ms(60000)}})
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/blocking?ms=" + str(ms(2500))))
+        time.sleep(0.2)
+        s.send_signal(signal.SIGTERM)
+        s.wait_event("worker_stuck")
+        is_(c.response().status, 200, "the request ends")
+    is_(s.wait_exit(), 0, "exit 0")
+
+
+@case("watchdog settings take effect on HUP; without a supervisor it reports, too")
+def _():
+    s = Server(["blocking_handler"], {"supervise": False}, workers=1)
+    s.config.update(WATCHDOG)
+    is_(s.reload_signal(signal.SIGHUP)["ok"], True, "HUP")
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/blocking?ms=" + str(ms(2500))))
+        is_(s.wait_event("worker_stuck")["plugin"], "blocking-handler", "reported")
+        c.response()
+
+
 # ---- Descriptors and memory ----
 
 @case("fifty crashes leave the supervisor as it was")
