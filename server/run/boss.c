@@ -169,6 +169,10 @@ static int take_rest(struct server *s, unsigned listeners, struct err *err)
             s->boss->crashed = m.body.crashed;
             s->boss->after_crash = true;
             proven_forget(m.body.crashed.sha256); /* it may have been its constructor */
+        } else if (m.type == WIRE_SHARED && m.nfds == 1) {
+            struct err why;
+            if (shared_adopt(&m.body.shared, m.fds[0], &why) != 0)
+                log_msg(LOG_WARN, "state", "a shared block is lost: %s", why.text);
         } else if (take_listener(s, &m, listeners) != 0) {
             wire_close_fds(&m);
             return err_set(err, "the supervisor sends what was not announced");
@@ -286,6 +290,23 @@ void boss_closing(struct boss *boss, unsigned count)
 {
     struct wire_message m = { .type = WIRE_CLOSE, .body.close = { 0, count } };
     tell(boss, &m);
+}
+
+/* Under the registry's lock: does not wait. */
+static void keep_block(void *arg, const struct shared_key *key, int fd)
+{
+    struct boss *boss = arg;
+    struct wire_message m = { .type = WIRE_SHARED, .body.shared = *key, .nfds = fd >= 0 };
+    m.fds[0] = fd;
+    if (boss_is_up(boss) && wire_send(boss->fd, &m, 0) != 0 && errno != EPIPE)
+        log_msg(LOG_WARN, "state", "the shared block %s of %s will not survive a crash: %s",
+                key->name, key->plugin, strerror(errno));
+}
+
+void boss_keep_blocks(struct boss *boss)
+{
+    if (boss != NULL)
+        shared_keep(keep_block, boss);
 }
 
 void boss_reopen(struct boss *boss)

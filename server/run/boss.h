@@ -26,9 +26,10 @@ bool boss_after_crash(const struct boss *boss);
 /* What the process before has crashed in, and by which signal; NULL: no crash, or nobody knows. */
 const struct wire_crashed *boss_crashed(const struct boss *boss);
 void boss_ready(struct boss *boss);
-void boss_leaving(struct boss *boss);                         /* it ends because it was told to */
-void boss_closing(struct boss *boss, unsigned count);         /* all listeners, now */
-void boss_config(struct boss *boss, const struct config *c);  /* it serves from now on */
+void boss_leaving(struct boss *boss);                        /* it ends because it was told to */
+void boss_closing(struct boss *boss, unsigned count);        /* all listeners, now */
+void boss_config(struct boss *boss, const struct config *c); /* it serves from now on */
 void boss_reopen(struct boss *boss);
+void boss_keep_blocks(struct boss *boss); /* graft_shared's: before the first load */
 
 #endif

@@ -202,6 +202,7 @@ static int open_resources(struct server *s, struct err *err)
     if (s->keep == NULL)
         return err_set(err, "out of memory");
     note_crash(s);
+    boss_keep_blocks(s->boss);
     s->probe = probe_open(NULL, err);
     return s->probe != NULL ? 0 : -1;
 }

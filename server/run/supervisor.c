@@ -174,6 +174,9 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
     case WIRE_REOPEN:
         reopen_log();
         break;
+    case WIRE_SHARED:
+        supervisor_take_block(sv, m);
+        break;
     case WIRE_CRASH:
         child_crashed(sv);
         break;

@@ -17,6 +17,16 @@ struct child {
     bool told;    /* its crash was logged */
 };
 
+/* A block of graft_shared, for every server process (supervisor_shared.c). */
+struct supervisor_block {
+    struct shared_key key;
+    int fd;
+};
+struct supervisor_blocks {
+    struct supervisor_block *all;
+    size_t n;
+};
+
 #define DYING_MAX 16 /* crashed, and perhaps still writing their core */
 
 struct supervisor {
@@ -36,6 +46,7 @@ struct supervisor {
     struct signals_stop stop;
     struct wire_crashed crashed; /* the last one, for the next process */
     bool after_crash;
+    struct supervisor_blocks blocks;
     uint64_t seq;    /* the last number of a staged copy that any of them may have used */
     int exit_status; /* -1: go on */
 };
@@ -43,6 +54,10 @@ struct supervisor {
 /* supervisor_spawn.c: starts sv->child and hands it everything. -1: it is not there. */
 int supervisor_spawn(struct supervisor *sv, struct err *err);
 void supervisor_forget(struct child *c); /* closes and unmaps what belonged to it */
+
+/* supervisor_shared.c: a WIRE_SHARED of the server, and all of them for the next one. */
+void supervisor_take_block(struct supervisor *sv, struct wire_message *m);
+int supervisor_hand_blocks(const struct supervisor *sv, int wire);
 
 /* supervisor_crash.c: whose code it was, for the next process. `status` as of waitpid, or -1: it
    still dies. */

@@ -99,6 +99,8 @@ static int hand_over(const struct supervisor *sv, int wire, int area, uint64_t s
         return -1;
     if (sv->after_crash && wire_send(wire, &crashed, HAND_OVER_MS) != 0)
         return -1;
+    if (supervisor_hand_blocks(sv, wire) != 0)
+        return -1;
     if (ops->fd >= 0 && hand_listener(ops, WIRE_OPS, wire) != 0)
         return -1;
     for (unsigned i = 0; i < ls->n; i++) {

@@ -34,6 +34,7 @@ static const struct {
     [WIRE_CLOSE] = { sizeof(struct wire_close), 0, 0 },
     [WIRE_CONFIG] = { 0, 1, 1 },
     [WIRE_REOPEN] = { 0, 0, 0 },
+    [WIRE_SHARED] = { sizeof(struct shared_key), 0, 1 },
     [WIRE_CRASH] = { 0, 0, 0 },
 };
 
@@ -165,6 +166,8 @@ static bool body_fits(const struct wire_message *m)
     case WIRE_LISTENER:
         return ENDS(l->path) && ENDS(l->name) && (l->kind == 0 || l->kind == 1) &&
                l->worker >= -1 && l->worker < WIRE_WORKERS_MAX && l->handed_over <= 1;
+    case WIRE_SHARED:
+        return ENDS(m->body.shared.plugin) && ENDS(m->body.shared.name);
     case WIRE_SIGNAL:
         return m->body.signal.signo > 0 && m->body.signal.signo < NSIG;
     default:

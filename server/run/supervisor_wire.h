@@ -4,8 +4,9 @@
  * pointer, and what is received is checked whole before anybody sees it: a peer that is out of its
  * mind can be silent or talk nonsense, but neither hang the other side nor make it read astray.
  *
- *   supervisor -> server   HELLO, CRASHED (after a crash), OPS, LISTENER..., BEGIN; then SIGNAL
- *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, CRASH
+ *   supervisor -> server   HELLO, CRASHED (after a crash), SHARED..., OPS, LISTENER..., BEGIN; then
+ *                          SIGNAL
+ *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH
  *
  * The end of file says that the other one is gone. No state; any thread, one at a time (wire_crash:
  * also from a signal's handler).
@@ -15,6 +16,7 @@
 
 #include "base/base.h"
 #include "base/err.h"
+#include "plugin/shared.h"
 
 #include <limits.h>
 #include <sys/types.h>
@@ -36,6 +38,8 @@ enum wire_type {
     WIRE_CLOSE,
     WIRE_CONFIG,
     WIRE_REOPEN,
+    WIRE_SHARED, /* a block of graft_shared with its descriptor; without: it is not needed any more
+                  */
     WIRE_CRASH
 };
 
@@ -92,6 +96,7 @@ struct wire_message {
     union {
         struct wire_hello hello;
         struct wire_crashed crashed;
+        struct shared_key shared;
         struct wire_listener listener;
         struct wire_signal signal;
         struct wire_close close;

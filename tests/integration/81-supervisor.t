@@ -226,6 +226,21 @@ def _():
     s.stop()
 
 
+@case("shared blocks survive a crash: what was counted for answers that were sent is not lost")
+def _():
+    s = Server(["hello", "counter", "crashes"], {"middleware": ["counter"], "crash_window_ms": 1})
+    for n in range(3):
+        for _ in range(20):
+            s.get("/hello")
+        before = s.get("/counter").json()["total"]
+        pid = s.pid
+        crash(s)
+        back(s, pid)
+        after = s.get("/counter").json()["total"]
+        ok(before < after <= before + 4, f"crash {n}: {before}, then {after}: nothing lost")
+    s.stop()
+
+
 @case("one that crashes at once and was never good: the server runs without it, and says so")
 def _():
     s = Server(["hello"])
