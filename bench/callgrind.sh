@@ -31,7 +31,7 @@ graftd)
         "$here/../plugins/hello/hello.c" "$work/plugins/hello.so" -g
     cat >"$work/graft.json" <<END
 {"listen": ["127.0.0.1:$port"], "plugin_dir": "$work/plugins", "stage_dir": "$work/stage", "ops": "",
- "control": "$work/control.sock", "workers": 1, "log": {"level": "warn", "format": "json"}}
+ "control": "$work/control.sock", "workers": 1, "supervise": false, "log": {"level": "warn", "format": "json"}}
 END
     set -- "$(tool find_graftd)" -c "$work/graft.json"
     ;;

@@ -2,6 +2,7 @@
 #include "options.h"
 #include "run/control.h"
 #include "run/signals.h"
+#include "run/supervisor.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -31,5 +32,5 @@ int main(int argc, char **argv)
     case OPTIONS_SERVE:
         break;
     }
-    return control_run(&options, environ);
+    return supervisor_run(&options, argv);
 }

@@ -59,6 +59,7 @@ void config_free(struct config *cfg)
     free(cfg->version_header_from);
     config_trust_free(cfg);
     free(cfg->path);
+    free(cfg->text);
     free(cfg->listen);
     free(cfg->plugin_dir);
     free(cfg->stage_dir);
@@ -105,6 +106,21 @@ static int read_open_file(int fd, const char *path, struct buf *out, struct err 
     return 0;
 }
 
+/* The text is kept: whoever starts again after a crash reads it, not a file that has changed. */
+static int read_text(struct config_reader *r, const char *path, const char *text, size_t len)
+{
+    struct config *cfg = r->cfg;
+    cfg->text = malloc(len + 1);
+    if (cfg->text == NULL)
+        return config_no_memory(r->err);
+    memcpy(cfg->text, text, len);
+    cfg->text[len] = '\0';
+    cfg->text_len = len;
+    if (config_copy(&cfg->path, path, r->err) != 0)
+        return -1;
+    return config_read(r, path, cfg->text, len);
+}
+
 static int read_file(struct config_reader *r, const char *path, bool must_exist)
 {
     struct buf text = { 0 };
@@ -119,9 +135,7 @@ static int read_file(struct config_reader *r, const char *path, bool must_exist)
     int rc = read_open_file(fd, path, &text, r->err);
     close(fd);
     if (rc == 0)
-        rc = config_copy(&r->cfg->path, path, r->err);
-    if (rc == 0)
-        rc = config_read(r, path, buf_str(&text).ptr, text.len);
+        rc = read_text(r, path, buf_str(&text).ptr, text.len);
     buf_fini(&text);
     return rc;
 }
@@ -208,20 +222,49 @@ static void finish(struct config *cfg)
     cfg->log.file = cfg->log_file;
 }
 
-struct config *config_load(const struct options *opt, char *const *envp, struct err *err)
+static struct config *load(const struct options *opt, char *const *envp,
+                           int (*read)(struct config_reader *r, const struct options *opt,
+                                       const char *path, const struct str *text),
+                           const struct str *text, bool resolve, struct err *err)
 {
     struct config *cfg = new_config(err);
     if (cfg == NULL)
         return NULL;
-    struct config_reader r = { .cfg = cfg, .err = err, .resolve = true };
+    struct config_reader r = { .cfg = cfg, .err = err, .resolve = resolve };
     const char *path = opt->config_file ? opt->config_file : config_default_file;
-    if (read_file(&r, path, opt->config_file != NULL) != 0 || read_variables(&r, envp) != 0 ||
+    if (read(&r, opt, path, text) != 0 || read_variables(&r, envp) != 0 ||
         read_flags(&r, opt) != 0) {
         config_free(cfg);
         return NULL;
     }
     finish(cfg);
     return cfg;
+}
+
+static int from_file(struct config_reader *r, const struct options *opt, const char *path,
+                     const struct str *text)
+{
+    (void)text;
+    return read_file(r, path, opt->config_file != NULL);
+}
+
+static int from_text(struct config_reader *r, const struct options *opt, const char *path,
+                     const struct str *text)
+{
+    (void)opt;
+    return text->ptr != NULL ? read_text(r, path, text->ptr, text->len) : 0;
+}
+
+struct config *config_load(const struct options *opt, char *const *envp, struct err *err)
+{
+    return load(opt, envp, from_file, NULL, true, err);
+}
+
+struct config *config_load_text(const struct options *opt, char *const *envp, const char *text,
+                                size_t len, bool resolve, struct err *err)
+{
+    const struct str given = { text, len };
+    return load(opt, envp, from_text, &given, resolve, err);
 }
 
 struct config *config_from_text(const char *name, const char *text, size_t len, struct err *err)

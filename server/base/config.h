@@ -106,6 +106,8 @@ struct config_group {
 struct config {
     unsigned magic;
     char *path; /* the file that was read; NULL = none */
+    char *text; /* what was in it, with a NUL behind; NULL = no file */
+    size_t text_len;
 
     struct addr *listen;
     size_t listen_count; /* at least 1 */
@@ -119,6 +121,9 @@ struct config {
     char *ops;            /* "" = none */
     struct addr ops_addr; /* valid unless ops is "" */
     bool supervise;
+    unsigned crash_window_ms;
+    unsigned watchdog_ms;
+    bool watchdog_kill;
     char *user;          /* "" = stay who we are */
     char *server_header; /* "" = none */
 
@@ -150,6 +155,10 @@ struct config {
    it was at the start), then the flags. NULL and err on the first fault: "file:line:column:
    expected, found, what to do". Blocks for names (addresses, groups) and for files of keys. */
 struct config *config_load(const struct options *opt, char *const *envp, struct err *err);
+/* The same, but what is in the file is known already: `text` (NULL: there is no file). Without
+   `resolve` it does not block: names in addresses stay what they are. */
+struct config *config_load_text(const struct options *opt, char *const *envp, const char *text,
+                                size_t len, bool resolve, struct err *err);
 void config_free(struct config *cfg); /* takes NULL */
 
 /* As config_load from a text alone: no other file, no variables, no flags, no name resolved. */

@@ -65,6 +65,12 @@ void log_msg(enum log_level level, const char *event, const char *fmt, ...) PRIN
 /* Any thread, for itself: its lines need no memory from here on. False: there was none for that. */
 bool log_prepare(void);
 
+/* What log_start has opened, for another process of ours to write to (which, being another user by
+   then, might not be allowed to open it); -1: nothing but stderr. And there, before its log_start:
+   writes to that descriptor, its own from now on, instead of opening anything. */
+int log_descriptor(void);
+void log_adopt(int fd);
+
 /* Control thread. `wake_fd`: an eventfd that becomes readable when there is something to write. */
 int log_start(const struct log_settings *settings, int *wake_fd, struct err *err);
 int log_configure(const struct log_settings *settings, struct err *err); /* HUP */

@@ -115,6 +115,27 @@ static struct target open_stderr(void)
     return to;
 }
 
+static int adopted = -1;
+
+void log_adopt(int fd)
+{
+    adopted = fd;
+}
+
+int log_descriptor(void)
+{
+    return atomic_load(&started) && out.to.owned ? out.to.fd : -1;
+}
+
+static void take_adopted(struct target *to)
+{
+    struct stat st;
+    *to = (struct target){ .fd = adopted, .owned = true, .kind = TARGET_STREAM };
+    if (fstat(adopted, &st) == 0 && shared_kind(st.st_mode) == TARGET_FILE)
+        to->kind = TARGET_FILE;
+    adopted = -1;
+}
+
 static int open_file(struct target *to, const char *file, struct err *err)
 {
     int fd =
@@ -313,7 +334,9 @@ int log_start(const struct log_settings *settings, int *wake_fd, struct err *err
     const char *file = settings->file ? settings->file : "";
     struct target to;
     REQUIRE(!atomic_load(&started));
-    if (open_target(&to, file, err) != 0)
+    if (adopted >= 0)
+        take_adopted(&to);
+    else if (open_target(&to, file, err) != 0)
         return -1;
     int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (fd < 0) {

@@ -1,6 +1,7 @@
 /* Threads of our own never meet a signal: the control thread reads them from a signalfd. */
 #include "base/thread.h"
 
+#include "base/altstack.h"
 #include "base/log.h"
 
 #include <pthread.h>
@@ -27,8 +28,11 @@ static void *begin(void *arg)
     struct birth birth = *(struct birth *)arg;
     free(arg);
     pthread_setname_np(pthread_self(), birth.name);
+    altstack_use();
     log_prepare(); /* without memory now, at its first line perhaps */
-    return birth.main(birth.arg);
+    void *result = birth.main(birth.arg);
+    altstack_drop();
+    return result;
 }
 
 static int create(struct birth *birth)

@@ -368,3 +368,12 @@ void listener_admit(int fd)
 {
     ask_hops(fd, 0);
 }
+
+void listener_welcome(const struct listener *l)
+{
+    int none = 0;
+    if (l->kind != LISTENER_TCP || l->handed_over)
+        return;
+    setsockopt(l->fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
+    ask_hops(l->fd, 0);
+}

@@ -56,5 +56,7 @@ void listener_unlink(struct listener *l);
    are accepted from then on must be given to listener_admit. */
 int listener_refuse_new(const struct listener *l);
 void listener_admit(int fd);
+/* Takes that back, if it was done: for a process that begins. */
+void listener_welcome(const struct listener *l);
 
 #endif

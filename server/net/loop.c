@@ -2,6 +2,7 @@
 #include "net/loop.h"
 
 #include <limits.h>
+#include <unistd.h>
 
 #define BEAT_MS 500
 
@@ -102,6 +103,7 @@ int loop_attach(struct loop *l, struct event_base *base)
     thread_kind = THREAD_WORKER;
     thread_slot = l->number;
     l->base = base;
+    __atomic_store_n(&l->tid, (int)gettid(), __ATOMIC_RELAXED);
     l->beat_due_us = clock_us();
     event_assign(&l->inbox_event, base, l->inbox.fd, EV_READ | EV_PERSIST, on_inbox, l);
     event_assign(&l->tick_event, base, -1, 0, on_tick, l);

@@ -52,6 +52,7 @@ enum { TIMER_CONN = 0, TIMER_EXCHANGE = 1 };
 struct loop {
     unsigned magic;
     unsigned number;
+    int tid; /* of its thread [read by any, relaxed] */
     struct event_base *base;
     struct inbox inbox;
     struct wheel wheel;

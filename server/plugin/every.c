@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "plugin/doing.h"
 #include "plugin/serial.h"
 
 #include <stdlib.h>
@@ -105,7 +106,9 @@ static void run(struct pool_job *job)
     struct serial *serial = e->version->serial;
     if (serial != NULL)
         serial_enter_pool(serial);
+    doing_begin(e->version, NULL, "every");
     e->fn(e->state);
+    doing_end();
     if (serial != NULL)
         serial_leave(serial);
     inbox_send(deps.control, &e->back);

@@ -7,6 +7,7 @@
 #include "plugin/load.h"
 
 #include "base/log.h"
+#include "plugin/doing.h"
 #include "plugin/preflight.h"
 
 #include <dlfcn.h>
@@ -108,6 +109,19 @@ static int keep_system_libraries(struct version *v, struct err *err)
     return names.no_memory ? err_set(err, "out of memory while looking at its libraries") : 0;
 }
 
+/* Foreign code of this version begins and ends. */
+static void begin_step(struct version *v, struct job *job, const char *step)
+{
+    doing_begin(v, NULL, step);
+    job_step(job, step);
+}
+
+static bool end_step(struct job *job)
+{
+    doing_end();
+    return job_step_end(job);
+}
+
 static int map(struct version *v, struct job *job)
 {
     const char *path = v->staged.path;
@@ -116,9 +130,9 @@ static int map(struct version *v, struct job *job)
         dlclose(known);
         return err_set(&job->err, "%s is mapped already: a staged name was used twice", path);
     }
-    job_step(job, "dlopen");
+    begin_step(v, job, "dlopen");
     v->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    bool in_time = job_step_end(job);
+    bool in_time = end_step(job);
     if (v->dl == NULL) {
         const char *why = dlerror();
         return err_set(&job->err, "dlopen: %s", why != NULL ? why : "no reason given");
@@ -197,11 +211,11 @@ static int call_init(struct version *v, struct job *job)
         return 0;
     }
     version_fail_clear();
-    job_step(job, "init");
+    begin_step(v, job, "init");
     v->in_init = true;
     int rc = v->desc.init(&v->self, &v->state_ptr);
     v->in_init = false;
-    bool in_time = job_step_end(job);
+    bool in_time = end_step(job);
     if (rc != 0)
         return err_set(&job->err, "init failed: %s", version_fail_text());
     v->init_done = true;
@@ -213,9 +227,9 @@ static int call_ready(struct version *v, struct job *job)
     if (v->desc.ready == NULL)
         return 0;
     version_fail_clear();
-    job_step(job, "ready");
+    begin_step(v, job, "ready");
     int rc = v->desc.ready(&v->self, v->state_ptr);
-    bool in_time = job_step_end(job);
+    bool in_time = end_step(job);
     if (rc != 0)
         return err_set(&job->err, "ready says that it is not fit to serve: %s",
                        version_fail_text());
@@ -314,9 +328,9 @@ static void start_work(struct job *job)
     ON_LOADER();
     struct version *v = version_of_job(job);
     version_fail_clear();
-    job_step(job, "start");
+    begin_step(v, job, "start");
     int rc = v->desc.start(&v->self, v->state_ptr);
-    bool in_time = job_step_end(job);
+    bool in_time = end_step(job);
     v->started = rc == 0;
     if (rc != 0)
         err_set(&job->err, "start failed: %s", version_fail_text());
@@ -330,10 +344,10 @@ static void cool_work(struct job *job)
 {
     ON_LOADER();
     struct version *v = version_of_job(job);
-    job_step(job, "cool");
+    begin_step(v, job, "cool");
     v->desc.cool(&v->self, v->state_ptr);
     v->cooled = true;
-    job_step_end(job);
+    end_step(job);
 }
 
 /* ---- The end --------------------------------------------------------------------------------- */
@@ -343,11 +357,11 @@ static bool call_fini(struct version *v, struct job *job)
 {
     if (!v->init_done)
         return true;
-    job_step(job, "fini");
+    begin_step(v, job, "fini");
     if (v->desc.fini != NULL)
         v->desc.fini(&v->self, v->state_ptr);
     v->init_done = false;
-    return job_step_end(job);
+    return end_step(job);
 }
 
 static int threads_gone(struct version *v, struct job *job)
@@ -373,9 +387,9 @@ static int unmap(struct version *v, struct job *job)
     if (v->dl != NULL) {
         void *dl = v->dl;
         v->dl = NULL;
-        job_step(job, "dlclose");
+        begin_step(v, job, "dlclose");
         why = dlclose(dl) != 0 ? dlerror() : NULL;
-        in_time = job_step_end(job);
+        in_time = end_step(job);
     }
     v->unmapped = v->unmapped || !load_is_mapped(v->staged.path);
     if (!v->unmapped)

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "plugin/preflight.h"
+#include "plugin/proven.h"
 #include "plugin/signature.h"
 
 #include <dirent.h>
@@ -287,6 +288,14 @@ static int take_name(struct found *f)
     return 0;
 }
 
+static int probe_file(struct scan *s, struct found *f, struct err *err)
+{
+    if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, err) != 0)
+        return -1;
+    proven_add(f->sha256, &f->desc);
+    return 0;
+}
+
 static int describe(struct scan *s, struct found *f)
 {
     struct preflight_report report;
@@ -299,7 +308,7 @@ static int describe(struct scan *s, struct found *f)
         return fail_file(f, "preflight", &err);
     if (scan_describe_good(s, f))
         return take_name(f);
-    if (probe_run(s->probe, f->staged->path, s->config->timeouts_ms.load, &f->desc, &err) != 0) {
+    if (proven_find(f->sha256, &f->desc) != 0 && probe_file(s, f, &err) != 0) {
         if (strstr(err.text, "failed to map segment") != NULL)
             err_set(&err, "%s: has the mount of %s become noexec, or is memory short?", err.text,
                     stage_path(s->stage));

@@ -52,6 +52,18 @@ int stage_lock_fd(const struct stage *stage)
     return stage->lock_fd;
 }
 
+const char *stage_name(const struct stage *stage)
+{
+    CHECK(stage, STAGE_MAGIC);
+    return stage->name;
+}
+
+int stage_root_fd(const struct stage *stage)
+{
+    CHECK(stage, STAGE_MAGIC);
+    return stage->root_fd;
+}
+
 int stage_dir_fd(const struct stage *stage)
 {
     CHECK(stage, STAGE_MAGIC);
@@ -537,6 +549,57 @@ int stage_open(struct stage **out, const char *configured, struct err *err)
     remove_stale(s->root_fd, s->name);
     *out = s;
     return 0;
+}
+
+struct stage *stage_adopt(int root_fd, int dir_fd, int lock_fd, const char *name, const char *path)
+{
+    struct stage *s = calloc(1, sizeof(*s));
+    char *copy = strdup(path);
+    if (s == NULL || copy == NULL) {
+        free(s);
+        free(copy);
+        close(root_fd);
+        close(dir_fd);
+        close(lock_fd);
+        return NULL;
+    }
+    *s = (struct stage){
+        .magic = STAGE_MAGIC, .root_fd = root_fd, .dir_fd = dir_fd, .lock_fd = lock_fd, .path = copy
+    };
+    snprintf(s->name, sizeof(s->name), "%s", name);
+    return s;
+}
+
+/* The number in "SHA12.SEQ.so" or ".copy.SEQ"; 0: it is no copy's name. */
+static uint64_t seq_of(const char *name)
+{
+    const char *dot = strncmp(name, ".copy.", 6) == 0 ? name + 5 : strchr(name, '.');
+    return dot != NULL ? strtoull(dot + 1, NULL, 10) : 0;
+}
+
+static void remove_copies(int dir_fd, uint64_t seq, int depth)
+{
+    DIR *dir = depth > 0 ? list_folder(dir_fd) : NULL;
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
+        if (is_dots(e->d_name))
+            continue;
+        uint64_t n = seq_of(e->d_name);
+        if (n > 0 && n <= seq && unlinkat(dir_fd, e->d_name, 0) == 0)
+            continue;
+        int below = openat(dir_fd, e->d_name, FOLDER);
+        if (below < 0)
+            continue;
+        remove_copies(below, seq, depth - 1);
+        close(below); /* and stays: who comes next may be about to move a copy into it */
+    }
+    if (dir != NULL)
+        closedir(dir);
+}
+
+void stage_remove_until(struct stage *stage, uint64_t seq)
+{
+    CHECK(stage, STAGE_MAGIC);
+    remove_copies(stage->dir_fd, seq, 2);
 }
 
 void stage_close(struct stage *stage)

@@ -30,6 +30,20 @@ struct stage;
  */
 int stage_open(struct stage **out, const char *configured, struct err *err);
 
+/*
+ * The folder of the supervisor that started us, by descriptors that become the stage's: it opened
+ * the stage, holds the lock too, and removes the folder in the end. `name`: of the folder in its
+ * root, `path`: as stage_path told it. NULL: out of memory; the descriptors are closed.
+ */
+struct stage *stage_adopt(int root_fd, int dir_fd, int lock_fd, const char *name, const char *path);
+
+/* From now on the numbers of copies are counted there, up from what it says: several processes, one
+   after the other, share a folder, and no name may come again. Before the first copy. */
+void stage_count_in(_Atomic(uint64_t) *last);
+
+/* Removes the copies whose number is at most `seq`: their process has ended. */
+void stage_remove_until(struct stage *stage, uint64_t seq);
+
 /* Removes our folder with all that is in it. Accepts NULL. */
 void stage_close(struct stage *stage);
 
@@ -38,6 +52,10 @@ const char *stage_path(const struct stage *stage); /* ROOT/PID-STARTTIME, absolu
 /* The descriptor that holds the lock (flock, so a child that inherits it holds it too). It is
    close-on-exec and stays the stage's. Any thread. */
 int stage_lock_fd(const struct stage *stage);
+
+/* The folder's name in its root, and that root. Stays the stage's. */
+const char *stage_name(const struct stage *stage);
+int stage_root_fd(const struct stage *stage);
 
 /* Our folder itself, for those who work in it by openat. Stays the stage's. */
 int stage_dir_fd(const struct stage *stage);

@@ -333,15 +333,22 @@ static int base_of(const char *path, char base[NAME_MAX + 1], struct err *err)
     return 0;
 }
 
+static _Atomic(uint64_t) own_seq;
+static _Atomic(uint64_t) *last_seq = &own_seq;
+
+void stage_count_in(_Atomic(uint64_t) *last)
+{
+    last_seq = last;
+}
+
 static enum stage_result copy_file(struct stage *stage, int dirfd, const char *path, const char *as,
                                    struct staged *out, struct err *owner, struct err *err)
 {
-    static _Atomic uint64_t last_seq;
     char base[NAME_MAX + 1];
     memset(out, 0, sizeof(*out));
     if (base_of(as, base, err) != 0 || stage_renew(stage, err) != 0)
         return STAGE_FAILED;
-    out->seq = atomic_fetch_add(&last_seq, 1) + 1;
+    out->seq = atomic_fetch_add(last_seq, 1) + 1;
     enum stage_result r = attempt(stage, dirfd, path, base, out, owner, err);
     for (int i = 0; i < RETRIES && r == STAGE_INCOMPLETE; i++) {
         struct timespec wait = { .tv_nsec = RETRY_MS * 1000000L };

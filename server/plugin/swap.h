@@ -34,6 +34,7 @@ struct swap_deps {
     struct pool *pool;
     struct keep *keep; /* plugin/keep.h; may be NULL */
     struct config *config;
+    bool after_crash; /* the first load goes without what is quarantined and has no good version */
 
     /* Fills version->host (and serial); once for each version, before its first callback.
        [loader] */

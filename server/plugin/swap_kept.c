@@ -107,7 +107,7 @@ void take_quarantined(struct swap *s, struct found *f)
         set_error(f, NULL, "no good version is kept, it is not served");
     bool refused = s->round.first && !f->kept;
     report_file_failed(s, f, !refused);
-    if (refused && !round_forgives(s, f->plugin))
+    if (refused && !s->deps.after_crash && !round_forgives(s, f->plugin))
         s->round.broken = true;
     else if (s->round.first && f->error != NULL)
         log_msg(LOG_WARN, "plugin_warning", "%s", f->error);

@@ -4,11 +4,14 @@
  */
 #include "plugin/version.h"
 
+#include "plugin/doing.h"
 #include "plugin/metric.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+_Thread_local struct doing doing_now;
 
 const char *version_state_name(enum version_state s)
 {

@@ -1,6 +1,7 @@
 /* See work.h. */
 #include "plugin/work.h"
 
+#include "plugin/doing.h"
 #include "plugin/handle.h"
 #include "plugin/suspended.h"
 
@@ -67,7 +68,9 @@ int work_post(struct handle *h, void (*fn)(graft_req *, void *), void *arg)
 static void run_work(struct pool_job *job)
 {
     struct work *t = container_of(job, struct work, job);
+    doing_begin(t->h->version, t->h->route, "offload");
     t->work(t->arg);
+    doing_end();
     loop_post(t->h->chain->loop, &t->msg);
 }
 

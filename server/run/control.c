@@ -4,6 +4,7 @@
  */
 #include "run/control.h"
 
+#include "run/boss.h"
 #include "run/server.h"
 
 #include "base/clock.h"
@@ -53,6 +54,7 @@ static void stop_signal(struct server *s, int signo)
 {
     if (s->failed)
         leave_now(s, s->exit_status, false);
+    boss_leaving(s->boss);
     switch (signals_stop(&s->stop, clock_ms())) {
     case SIGNALS_DRAIN:
         drain_begin(s->drain, swap_config(s->swap), signals_name(signo));
@@ -65,9 +67,10 @@ static void stop_signal(struct server *s, int signo)
     }
 }
 
-static void reopen(void)
+static void reopen(struct server *s)
 {
     struct err err;
+    boss_reopen(s->boss);
     if (log_reopen(&err) != 0)
         log_msg(LOG_ERROR, "config", "reopening the log: %s", err.text);
 }
@@ -97,12 +100,13 @@ static void act_on(struct server *s, int signo)
         reload_signal(s, true);
         break;
     case SIGUSR1:
-        reopen();
+        reopen(s);
         break;
     case SIGCHLD:
         reap(s);
         break;
     case SIGQUIT:
+        boss_leaving(s->boss);
         log_msg(LOG_WARN, "exit", "SIGQUIT: exiting at once");
         leave_now(s, 128 + signo, false);
     default:
@@ -117,6 +121,29 @@ static void on_signal(evutil_socket_t fd, short what, void *arg)
     CHECK(s, SERVER_MAGIC);
     for (int signo; (signo = signals_next((int)fd)) != 0;)
         act_on(s, signo);
+}
+
+/* Without a supervisor nobody starts us again, and nobody holds the sockets: we end as we should. */
+static void on_orphaned(struct server *s)
+{
+    event_del(&s->boss_event);
+    log_msg(LOG_ERROR, "exit", "the supervisor is gone");
+    if (s->failed)
+        leave_now(s, s->exit_status, false);
+    drain_begin(s->drain, swap_config(s->swap), "the supervisor is gone");
+}
+
+static void on_boss(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct server *s = arg;
+    int signo;
+    CHECK(s, SERVER_MAGIC);
+    while ((signo = boss_next(s->boss)) > 0)
+        act_on(s, signo);
+    if (signo < 0)
+        on_orphaned(s);
 }
 
 /* -- the loop -- */
@@ -140,6 +167,8 @@ static int open_loop(struct server *s, struct err *err)
     watch_fd(s, &s->inbox_event, s->inbox.fd, on_inbox);
     watch_fd(s, &s->log_event, s->log_fd, on_log);
     watch_fd(s, &s->signal_event, s->signal_fd, on_signal);
+    if (s->boss != NULL)
+        watch_fd(s, &s->boss_event, boss_fd(s->boss), on_boss);
     event_assign(&s->log_room_event, s->base, -1, 0, on_log, s);
     event_assign(&s->reap_event, s->base, -1, 0, on_reap, s);
     return 0;
@@ -149,7 +178,8 @@ _Noreturn static void fail_start(struct server *s, const char *why)
 {
     log_flush(1000);
     fprintf(stderr, "graftd: %s\n", why);
-    listeners_free(s->listeners);
+    if (s->boss == NULL)
+        listeners_free(s->listeners);
     s->listeners = NULL;
     leave_now(s, 1, true);
 }
@@ -167,6 +197,8 @@ static void serve(struct server *s)
     struct err err;
     s->ops.live = true;
     workers_accept(s->workers);
+    boss_ready(s->boss);
+    boss_log_crashed(s->boss);
     listeners_log(s->listeners);
     if (s->ops_web != NULL)
         log_address("ops", s->ops_listener.name);
@@ -193,17 +225,11 @@ static void on_first(struct swap_ask *ask, const struct swap_result *result)
     leave_undone(s);
 }
 
-int control_run(const struct options *options, char **envp)
+_Noreturn static void run(struct server *s)
 {
-    struct server *s = &the_server;
     struct err err;
-    thread_kind = THREAD_CONTROL;
-    pthread_setname_np(pthread_self(), "graftd");
-    s->options = options;
-    s->envp = envp;
-    s->config = config_load(options, envp, &err);
-    if (s->config == NULL || log_start(&s->config->log, &s->log_fd, &err) != 0 ||
-        open_loop(s, &err) != 0 || server_start(s, &err) != 0)
+    if (log_start(&s->config->log, &s->log_fd, &err) != 0 || open_loop(s, &err) != 0 ||
+        server_start(s, &err) != 0)
         fail_start(s, err.text);
     s->first.done = on_first;
     s->first.arg = s;
@@ -211,4 +237,34 @@ int control_run(const struct options *options, char **envp)
     swap_first(s->swap, &s->first);
     event_base_dispatch(s->base);
     fail_start(s, "the control thread's loop ended");
+}
+
+static struct server *begin(const struct options *options, char **envp)
+{
+    struct server *s = &the_server;
+    thread_kind = THREAD_CONTROL;
+    pthread_setname_np(pthread_self(), "graftd");
+    s->options = options;
+    s->envp = envp;
+    return s;
+}
+
+int control_run(const struct options *options, char **envp, struct config *config)
+{
+    struct server *s = begin(options, envp);
+    s->config = config;
+    run(s);
+}
+
+int control_run_supervised(const struct options *options, char **envp, int wire)
+{
+    struct server *s = begin(options, envp);
+    struct buf text = { 0 };
+    struct err err;
+    if (boss_take(s, wire, &text, &err) == 0)
+        s->config = config_load_text(options, envp, text.data, text.len, true, &err);
+    buf_fini(&text);
+    if (s->config == NULL)
+        fail_start(s, err.text);
+    run(s);
 }

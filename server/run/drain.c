@@ -103,6 +103,7 @@ static void over(struct drain *d, int status)
 static void on_listeners_empty(void *arg)
 {
     struct drain *d = arg;
+    d->deps.closing(d->deps.arg);
     listeners_close(d->deps.listeners);
     if (d->phase != PHASE_LISTENERS)
         return;

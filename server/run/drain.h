@@ -20,6 +20,7 @@ struct drain_deps {
     struct workers *workers;
     struct listeners *listeners;
     struct swap *swap;
+    void (*closing)(void *arg); /* the listeners close now */
     /* Drained: 0 clean, 3 the deadline cut requests. The caller closes ops, flushes, leaves. */
     void (*over)(int exit_status, void *arg);
     void *arg;

@@ -3,6 +3,7 @@
  * the log is written out, and the process leaves by _exit, so that no thread-exit destructor runs
  * in a plugin that is already unmapped.
  */
+#include "run/boss.h"
 #include "run/server.h"
 
 #include <ftw.h>
@@ -51,10 +52,12 @@ _Noreturn void leave_now(struct server *s, int status, bool leaks)
 {
     web_close(s->api_web);
     web_close(s->ops_web);
-    listener_unlink(&s->ops_listener);
-    place_close(&s->control);
-    listeners_unlink(s->listeners);
-    remove_stage(s);
+    if (!boss_is_up(s->boss)) { /* else they are the supervisor's, and may serve again */
+        listener_unlink(&s->ops_listener);
+        place_close(&s->control);
+        listeners_unlink(s->listeners);
+        remove_stage(s);
+    }
     log_flush(FLUSH_MS);
     if (leaks)
         status = check_leaks(status);

@@ -3,6 +3,7 @@
  * configuration first, on a thread of its own, because files and names may be slow. One is read at
  * a time, so that the last one asked for is the last one in force.
  */
+#include "run/boss.h"
 #include "run/server.h"
 
 #include "base/clock.h"
@@ -160,6 +161,8 @@ void reload_configured(void *arg, struct config *config)
     struct server *s = arg;
     struct err err;
     CHECK(s, SERVER_MAGIC);
+    boss_config(s->boss, config);
+    watchdog_configure(s->watchdog, config);
     if (log_configure(&config->log, &err) != 0)
         log_msg(LOG_ERROR, "config", "%s", err.text);
     if (!config->watch)

@@ -18,12 +18,15 @@
 #include "plugin/swap.h"
 #include "run/drain.h"
 #include "run/signals.h"
+#include "run/watchdog.h"
 #include "run/worker.h"
 
 #include <event2/event.h>
 #include <event2/event_struct.h>
 
 #define SERVER_MAGIC 0x73727672u
+
+struct boss;
 
 struct server {
     unsigned magic;
@@ -44,7 +47,8 @@ struct server {
     struct event_base *base;
     struct inbox inbox;
     int log_fd, signal_fd;
-    struct event inbox_event, log_event, log_room_event, signal_event, reap_event;
+    struct event inbox_event, log_event, log_room_event, signal_event, reap_event, boss_event;
+    struct boss *boss; /* to the supervisor; NULL: there is none */
     struct pool *pool;
     struct workers *workers;
     struct swap *swap;
@@ -52,6 +56,7 @@ struct server {
     struct ops ops;
     struct web *ops_web, *api_web;
 
+    struct watchdog *watchdog;
     struct signals_stop stop;
     struct swap_ask first;
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */
@@ -65,6 +70,10 @@ struct server {
 
 /* start.c: everything up to the first load, in its order. -1: why is in err. */
 int server_start(struct server *s, struct err *err);
+
+/* Of that, what asks for privileges and what outlives a server process: limits, sockets, the other
+   user, the stage folder. The supervisor's part, if there is one. */
+int server_open_held(struct server *s, struct err *err);
 
 /* reload.c. */
 void reload_signal(struct server *s, bool config); /* USR2, HUP */

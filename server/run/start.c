@@ -3,6 +3,7 @@
  * shared (limits, sockets, folders), then the other user, then threads, then plugins. Main thread,
  * which becomes the control thread on the way.
  */
+#include "run/boss.h"
 #include "run/server.h"
 
 #include "base/clock.h"
@@ -157,8 +158,7 @@ static int change_user(struct server *s, const struct config *cfg, const struct 
     return user_become(u, err);
 }
 
-/* Everything before the first thread. */
-static int open_resources(struct server *s, struct err *err)
+int server_open_held(struct server *s, struct err *err)
 {
     const struct config *cfg = s->config;
     struct user user;
@@ -170,11 +170,39 @@ static int open_resources(struct server *s, struct err *err)
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
         change_user(s, cfg, &user, err) != 0)
         return -1;
-    if (stage_open(&s->stage, cfg->stage_dir, err) != 0)
+    return stage_open(&s->stage, cfg->stage_dir, err);
+}
+
+/* The second crash of an identity within crash_window_ms quarantines it: the first load then takes
+   its predecessor out of the store. What is noted must outlive the next crash. */
+static void note_crash(struct server *s)
+{
+    const struct wire_crashed *c = boss_crashed(s->boss);
+    struct identity identity;
+    struct timespec now;
+    struct err err;
+    char evidence[64];
+    if (c == NULL)
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    identity_set(&identity, c->plugin, c->sha256, c->config_sha256);
+    snprintf(evidence, sizeof evidence, "{\"signal\":%d,\"id\":\"%.40s\"}", (int)c->signo, c->id);
+    keep_crash(s->keep, &identity, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000,
+               s->config->crash_window_ms, evidence);
+    if (keep_flush(s->keep, &err) != 0)
+        log_msg(LOG_WARN, "state", "a crash of %s is not noted: %s", c->plugin, err.text);
+}
+
+/* Everything before the first thread. */
+static int open_resources(struct server *s, struct err *err)
+{
+    if (s->boss == NULL && server_open_held(s, err) != 0)
         return -1;
-    s->keep = keep_open(cfg->state_dir, s->stage);
+    s->keep = keep_open(s->config->state_dir, s->stage);
     if (s->keep == NULL)
         return err_set(err, "out of memory");
+    note_crash(s);
+    boss_keep_blocks(s->boss);
     s->probe = probe_open(NULL, err);
     return s->probe != NULL ? 0 : -1;
 }
@@ -184,6 +212,7 @@ static int open_resources(struct server *s, struct err *err)
 static int open_threads(struct server *s, struct err *err)
 {
     const struct config *cfg = s->config;
+    watchdog_prepare();
     metric_init(s->nworkers + cfg->offload_threads);
     if (pool_open(&s->pool, cfg->offload_threads, cfg->offload_queue, s->nworkers, err) != 0)
         return -1;
@@ -202,6 +231,7 @@ static int open_swap(struct server *s, struct err *err)
         .pool = s->pool,
         .keep = s->keep,
         .config = s->config,
+        .after_crash = boss_after_crash(s->boss),
         .host_init = chain_host_init,
         .cut = chain_cut_version,
         .resume = chain_resume,
@@ -214,11 +244,40 @@ static int open_swap(struct server *s, struct err *err)
     return 0;
 }
 
+static bool is_draining(void *arg)
+{
+    const struct server *s = arg;
+    return s->failed || drain_is_on(s->drain);
+}
+
+static int open_watchdog(struct server *s, struct err *err)
+{
+    struct watchdog_deps deps = {
+        .base = s->base,
+        .inbox = &s->inbox,
+        .loops = workers_loops(s->workers),
+        .nloops = workers_count(s->workers),
+        .stage = stage_path(s->stage),
+        .spared = is_draining,
+        .arg = s,
+    };
+    if (watchdog_open(&s->watchdog, &deps, err) != 0)
+        return -1;
+    watchdog_configure(s->watchdog, swap_config(s->swap));
+    return 0;
+}
+
 static void on_drained(int status, void *arg)
 {
     struct server *s = arg;
     CHECK(s, SERVER_MAGIC);
     leave_when_answered(s, status);
+}
+
+static void on_closing(void *arg)
+{
+    struct server *s = arg;
+    boss_closing(s->boss, s->listeners->n);
 }
 
 static int open_drain(struct server *s, struct err *err)
@@ -228,6 +287,7 @@ static int open_drain(struct server *s, struct err *err)
         .workers = s->workers,
         .listeners = s->listeners,
         .swap = s->swap,
+        .closing = on_closing,
         .over = on_drained,
         .arg = s,
     };
@@ -244,15 +304,18 @@ static void verb_reload(void *arg, const struct ops_reload *how, struct web_requ
 
 static int verb_reopen(void *arg, struct err *err)
 {
-    (void)arg;
+    struct server *s = arg;
+    boss_reopen(s->boss);
     return log_reopen(err);
 }
 
 static void verb_drain(void *arg)
 {
     struct server *s = arg;
-    if (!s->failed) /* else it is leaving already */
-        drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
+    if (s->failed) /* it is leaving already */
+        return;
+    boss_leaving(s->boss);
+    drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
 }
 
 static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain };
@@ -290,7 +353,7 @@ int server_start(struct server *s, struct err *err)
     CHECK(s, SERVER_MAGIC);
     name_what_waits(s->config);
     if (open_resources(s, err) != 0 || open_threads(s, err) != 0 || open_swap(s, err) != 0 ||
-        open_drain(s, err) != 0)
+        open_watchdog(s, err) != 0 || open_drain(s, err) != 0)
         return -1;
     return open_webs(s, err);
 }

@@ -1,10 +1,12 @@
 /* See worker.h. */
 #include "run/worker.h"
 
+#include "base/altstack.h"
 #include "base/log.h"
 #include "http/session.h"
 #include "ops/process.h"
 #include "plugin/chain.h"
+#include "run/watchdog.h"
 
 #include <errno.h>
 #include <evhtp/thread.h>
@@ -456,6 +458,8 @@ static void on_start(evthr_t *thr, void *arg)
     char name[16];
     snprintf(name, sizeof name, "worker-%u", w->loop.number);
     pthread_setname_np(pthread_self(), name);
+    altstack_use();
+    watchdog_worker();
     set_up(w, evthr_get_base(thr));
     sem_post(&w->all->up);
 }

@@ -489,7 +489,7 @@ def _():
         s.log_path = path
         s.start(wait=False)
         s.wait_live()
-        is_({os.readlink(f"/proc/{s.proc.pid}/fd/{fd}") for fd in closed}, {"/dev/null"}, f"{closed}: /dev/null")
+        is_({os.readlink(f"/proc/{pid}/fd/{fd}") for pid in (s.pid, s.proc.pid) for fd in closed}, {"/dev/null"}, f"{closed}: /dev/null")
         is_(s.get("/hello").status, 200, "serves")
         s.install(make_unique("hello"), "hello")
         is_(s.reload()["ok"], True, "swaps")

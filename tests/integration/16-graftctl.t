@@ -42,7 +42,7 @@ def _():
                           "connections", "in_flight"}, "status")
     is_(set(status["workers"][0]), {"worker", "lag_us", "connections"}, "a worker")
     is_(set(status["connections"]), {"now", "accepted", "closed"}, "connections")
-    is_((status["generation"], status["pid"]), (1, s.proc.pid), "generation and pid")
+    is_((status["generation"], status["pid"]), (1, s.pid), "generation and pid")
     hello = s.active("hello")
     is_(set(hello), {"plugin", "version", "id", "sha256", "config_sha256", "state", "weight", "in_flight", "oldest",
                      "served", "errors", "p50_us", "p99_us", "source", "reason"}, "a version")
@@ -83,7 +83,7 @@ def _():
     s = Server(["hello"])
     run = s.ctl("status")
     is_(run.returncode, 0, "status")
-    like(run.stdout, rf"^graftd \S+, pid {s.proc.pid}, up .*\ngeneration 1\n", "for people")
+    like(run.stdout, rf"^graftd \S+, pid {s.pid}, up .*\ngeneration 1\n", "for people")
     run = s.ctl("ps")
     like(run.stdout, r"PLUGIN +VERSION +ID +STATE.*\nhello +\S+ +[0-9a-f]{12}\.\d+ +active", "ps")
     like(s.ctl("routes").stdout, r"METHOD +PATTERN.*\nGET +/hello +hello", "routes")
@@ -242,7 +242,8 @@ def _():
 @case("a server that hangs: graftctl says so, and soon")
 def _():
     s = Server(["hello"])
-    s.proc.send_signal(signal.SIGSTOP)
+    pid = s.pid
+    os.kill(pid, signal.SIGSTOP)
     waiting = []
     try:
         began = time.monotonic()
@@ -269,7 +270,7 @@ def _():
     finally:
         for c in waiting:
             c.close()
-        s.proc.send_signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
     is_(s.wait_exit(), 0, "the drain that was asked for comes when it goes on")
 
 

@@ -367,9 +367,10 @@ def _():
             answered.append(c)
     ok(20 < len(answered) < 100, f"{len(answered)} of 150 clients are served, as many as there are descriptors")
     within(len(s.find_events("accept_paused")), 1, int(8 * SCALE), "at most one log line a second says why")
-    cpu = sum(map(int, open(f"/proc/{s.proc.pid}/stat").read().rsplit(")", 1)[1].split()[11:13]))
+    pid = s.pid
+    cpu = sum(map(int, open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[11:13]))
     time.sleep(1)
-    cpu = sum(map(int, open(f"/proc/{s.proc.pid}/stat").read().rsplit(")", 1)[1].split()[11:13])) - cpu
+    cpu = sum(map(int, open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[11:13])) - cpu
     within(cpu, 0, 40, "and it does not spin meanwhile (clock ticks in a second)")
     is_(s.status()["ok"], True, "the control socket answers all the while: some descriptors are kept for it")
     is_(s.ops_get("/readyz").status, 200, "and readiness")

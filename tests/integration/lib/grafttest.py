@@ -37,7 +37,7 @@ import traceback
 __all__ = ["ok", "is_", "isnt", "like", "within", "diag", "skip", "skip_all", "case", "main", "secs",
            "wait_for", "Failed", "Server", "Conn", "Response", "HttpError", "Prober", "plugin_path",
            "compile_plugin", "make_unique", "request_bytes", "graftd", "SANITIZER", "SCALE", "ENV",
-           "chunked", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6"]
+           "chunked", "alive", "children", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6"]
 
 ENV = os.environ
 GRAFTD, GRAFTCTL = ENV["GRAFTD"], ENV["GRAFTCTL"]
@@ -525,6 +525,24 @@ def server_env(more=None):
     return env
 
 
+def children(pid):
+    """The PIDs of a process's children."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as f:
+            return [int(word) for word in f.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def alive(pid):
+    """Whether there is such a process that has not ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _merge(into, more):
     for key, value in more.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "plugins":
@@ -603,11 +621,12 @@ class Server:
 
     @property
     def pid(self):
-        """Of the process that serves, also under a supervisor."""
+        """Of the process that serves, whoever was started: self.proc is its supervisor, where there is one. What
+        a test looks up in /proc, it looks up by this one."""
         try:
             return self.status()["pid"]
         except (OSError, HttpError, KeyError):
-            return self.proc.pid
+            return next(iter(children(self.proc.pid)), self.proc.pid)
 
     def send_signal(self, signo):
         self.proc.send_signal(signo)
@@ -641,9 +660,17 @@ class Server:
             ok(False, f"{self.name} drains", str(error))
 
     def kill(self):
+        """SIGKILL for all of it: nobody is left to clean up."""
         if self.proc is not None and self.proc.poll() is None:
+            below = children(self.proc.pid)
             self.proc.kill()
+            for pid in below:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
             self.proc.wait()
+            wait_for(lambda: not any(alive(pid) for pid in below), 10, "the server process is gone")
 
     def _check(self):
         """What a sanitizer said fails the test, once."""

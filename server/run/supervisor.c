@@ -1,0 +1,435 @@
+/* See supervisor.h. One poll loop; nothing in it waits but poll, and the handing over (bounded). */
+#include "run/supervisor_private.h"
+
+#include "base/clock.h"
+#include "base/memfd.h"
+#include "plugin/proven.h"
+#include "run/control.h"
+#include "run/boss.h"
+#include "run/supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FIRST_WAIT_MS 100
+#define LAST_WAIT_MS  5000
+#define FORCE_MS      3000 /* from "exit at once" to SIGKILL */
+#define FLUSH_MS      1000
+#define SEQ_MAX       1000000000u
+#define BURST         64 /* messages that are read before anything else is looked after */
+
+static struct supervisor the_supervisor = {
+    .held = { .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_listener = { .fd = -1 } },
+    .child = { .wire = -1 },
+    .config_fd = -1,
+    .exit_status = -1,
+};
+
+/* ---- Starting again -------------------------------------------------------------------------- */
+
+static void restart_in(struct supervisor *sv, unsigned ms)
+{
+    sv->restart_at_ms = clock_ms() + ms;
+}
+
+/* At once, then later and later, as long as they do not live crash_window_ms. */
+static unsigned back_off(struct supervisor *sv, const struct child *c)
+{
+    if (clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
+        sv->in_row = 0;
+    unsigned n = sv->in_row++;
+    if (n == 0)
+        return 0;
+    return n > 6 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << (n - 1);
+}
+
+static void spawn(struct supervisor *sv)
+{
+    struct err err;
+    sv->restart_at_ms = 0;
+    if (supervisor_spawn(sv, &err) == 0)
+        return;
+    if (sv->starts == 0) {
+        log_flush(FLUSH_MS);
+        fprintf(stderr, "graftd: %s\n", err.text);
+        sv->exit_status = 1;
+        return;
+    }
+    log_msg(LOG_ERROR, "crash", "%s: it is tried again", err.text);
+    restart_in(sv, LAST_WAIT_MS);
+}
+
+/* The last number of a copy that it may have made. No process makes a billion: what a crash wrote
+   there is not to use up all numbers. */
+static uint64_t last_seq(const struct child *c)
+{
+    uint64_t seq = c->area != NULL ? atomic_load(&c->area->seq) : 0;
+    return seq < c->first_seq + SEQ_MAX ? seq : c->first_seq + SEQ_MAX;
+}
+
+/* The child crashed, and may still be dying (`status` -1): plans the next one, at once where it
+   may, and only then looks at what happened. What is left of the old one is in `old`. */
+static void replace(struct supervisor *sv, struct child *old, int status)
+{
+    struct child *c = &sv->child;
+    unsigned wait = back_off(sv, c);
+    bool refused = status >= 0 && WIFEXITED(status) && !c->ready; /* and has said why */
+    if (!refused)
+        supervisor_identify(sv, c, status);
+    if (last_seq(c) > sv->seq)
+        sv->seq = last_seq(c);
+    *old = *c; /* its wire stays open until it is dead: else it would drain our sockets */
+    *c = (struct child){ .wire = -1 };
+    if (wait == 0)
+        spawn(sv);
+    else
+        restart_in(sv, wait);
+    if (refused)
+        log_msg(LOG_ERROR, "exit", "the server process could not start again: another try in %u ms",
+                wait);
+    else
+        supervisor_crash(sv, old, status);
+}
+
+/* It wrote down why and dies: its core may take long. */
+static void child_crashed(struct supervisor *sv)
+{
+    struct child *c = &sv->child;
+    if (c->leaving || !sv->served || atomic_load(&c->area->state) != CRASH_WHOLE)
+        return; /* its end will tell */
+    for (size_t i = 0; i < DYING_MAX; i++) {
+        if (sv->dying[i].pid != 0)
+            continue;
+        replace(sv, &sv->dying[i], -1);
+        return;
+    }
+}
+
+/* ---- What the server says -------------------------------------------------------------------- */
+
+static void take_config(struct supervisor *sv, struct wire_message *m)
+{
+    struct buf text = { 0 };
+    struct err err;
+    const struct options *opt = sv->held.options;
+    if (memfd_read(m->fds[0], CONFIG_FILE_MAX, &text, &err) == 0) {
+        struct config *c =
+            config_load_text(opt, environ, text.len > 0 ? text.data : NULL, text.len, false, &err);
+        if (c != NULL) {
+            config_free(sv->held.config);
+            sv->held.config = c;
+            close(sv->config_fd);
+            sv->config_fd = m->fds[0];
+            m->nfds = 0;
+            if (log_configure(&c->log, &err) != 0)
+                log_msg(LOG_ERROR, "config", "%s", err.text);
+        }
+    }
+    if (m->nfds > 0)
+        log_msg(LOG_WARN, "config", "the server's new configuration is not taken: %s", err.text);
+    wire_close_fds(m);
+    buf_fini(&text);
+}
+
+static void close_listeners(struct supervisor *sv, const struct wire_close *which)
+{
+    struct listeners *ls = sv->held.listeners;
+    for (unsigned i = which->first; i < ls->n && i - which->first < which->count; i++) {
+        if (ls->all[i].fd >= 0)
+            close(ls->all[i].fd);
+        ls->all[i].fd = -1;
+    }
+}
+
+static void reopen_log(void)
+{
+    struct err err;
+    if (log_reopen(&err) != 0)
+        log_msg(LOG_ERROR, "config", "reopening the log: %s", err.text);
+}
+
+static void act_on_message(struct supervisor *sv, struct wire_message *m)
+{
+    struct child *c = &sv->child;
+    switch (m->type) {
+    case WIRE_READY:
+        c->ready = sv->served = true;
+        break;
+    case WIRE_LEAVING:
+        c->leaving = true;
+        break;
+    case WIRE_CLOSE:
+        close_listeners(sv, &m->body.close);
+        break;
+    case WIRE_CONFIG:
+        take_config(sv, m);
+        break;
+    case WIRE_REOPEN:
+        reopen_log();
+        break;
+    case WIRE_SHARED:
+        supervisor_take_block(sv, m);
+        break;
+    case WIRE_CRASH:
+        child_crashed(sv);
+        break;
+    default:
+        wire_close_fds(m);
+    }
+}
+
+/* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
+   told by waitpid. */
+static void listen_to_child(struct supervisor *sv)
+{
+    struct child *c = &sv->child;
+    struct wire_message m;
+    for (int i = 0; i < BURST && c->wire >= 0; i++) {
+        switch (wire_receive(c->wire, &m, 0)) {
+        case WIRE_GOT:
+            act_on_message(sv, &m);
+            break;
+        case WIRE_NOTHING:
+            return;
+        case WIRE_NONSENSE:
+            log_msg(LOG_ERROR, "crash",
+                    "the server process talks nonsense to its supervisor: it is "
+                    "killed");
+            kill(c->pid, SIGKILL);
+            return;
+        case WIRE_END:
+            close(c->wire);
+            c->wire = -1;
+        }
+    }
+}
+
+/* ---- The dead -------------------------------------------------------------------------------- */
+
+static int status_of(int status)
+{
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* The first one could not start, or it was told to end: that is the end. */
+static bool is_over(const struct supervisor *sv)
+{
+    return sv->child.leaving || !sv->served;
+}
+
+/* Told of and reaped: nothing of it stays. */
+static void bury(struct supervisor *sv, struct child *c)
+{
+    uint64_t seq = last_seq(c);
+    supervisor_forget(c);
+    stage_remove_until(sv->held.stage, seq);
+}
+
+static void child_ended(struct supervisor *sv, int status)
+{
+    struct child *c = &sv->child;
+    bool forced = sv->kill_signo != 0 && WIFSIGNALED(status);
+    struct child old;
+    if (!is_over(sv)) {
+        replace(sv, &old, status);
+        bury(sv, &old);
+        return;
+    }
+    if (WIFSIGNALED(status) && !forced)
+        supervisor_crash(sv, c, status);
+    sv->exit_status = forced ? 128 + sv->kill_signo : status_of(status);
+    supervisor_forget(c);
+}
+
+static void dying_ended(struct supervisor *sv, struct child *c, int status)
+{
+    supervisor_crash(sv, c, status);
+    bury(sv, c);
+}
+
+/* Everybody's dead: as PID 1 those of others are ours to take away, too. */
+static void reap(struct supervisor *sv)
+{
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == sv->child.pid)
+            listen_to_child(sv); /* its last words: it may be among the dying then */
+        if (pid == sv->child.pid) {
+            child_ended(sv, status);
+            continue;
+        }
+        for (size_t i = 0; i < DYING_MAX; i++)
+            if (sv->dying[i].pid == pid)
+                dying_ended(sv, &sv->dying[i], status);
+    }
+}
+
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+/* By the wire; by a plain signal when that is full, because the server does not read. */
+static void pass_on(struct supervisor *sv, int signo)
+{
+    struct child *c = &sv->child;
+    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
+    if (c->pid != 0 && (c->wire < 0 || wire_send(c->wire, &m, 0) != 0))
+        kill(c->pid, signo);
+}
+
+static void stop(struct supervisor *sv, int signo)
+{
+    bool at_once = signo == SIGQUIT || signals_stop(&sv->stop, clock_ms()) == SIGNALS_EXIT;
+    if (sv->child.pid == 0) { /* nothing runs: what crashed is not started again */
+        sv->exit_status = sv->crashed.signo > 0 ? 128 + sv->crashed.signo : 128 + signo;
+        return;
+    }
+    sv->child.leaving = true;
+    pass_on(sv, signo);
+    if (at_once && sv->kill_at_ms == 0) {
+        sv->kill_at_ms = clock_ms() + FORCE_MS;
+        sv->kill_signo = signo;
+    }
+}
+
+static void act_on_signal(struct supervisor *sv, int signo)
+{
+    switch (signo) {
+    case SIGCHLD:
+        break; /* looked after at every turn */
+    case SIGUSR1:
+        reopen_log();
+        pass_on(sv, signo);
+        break;
+    case SIGUSR2:
+    case SIGHUP:
+        pass_on(sv, signo);
+        break;
+    default:
+        stop(sv, signo);
+    }
+}
+
+/* ---- The loop -------------------------------------------------------------------------------- */
+
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static int wait_ms(const struct supervisor *sv)
+{
+    uint64_t at = sooner(sv->restart_at_ms, sv->kill_at_ms), now = clock_ms();
+    if (at == 0)
+        return -1;
+    return at <= now ? 0 : at - now < 60000 ? (int)(at - now) : 60000;
+}
+
+static void look_at_clock(struct supervisor *sv)
+{
+    uint64_t now = clock_ms();
+    if (sv->restart_at_ms != 0 && now >= sv->restart_at_ms)
+        spawn(sv);
+    if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms && sv->child.pid != 0) {
+        kill(sv->child.pid, SIGKILL);
+        sv->kill_at_ms = now + FORCE_MS;
+    }
+}
+
+static void turn(struct supervisor *sv)
+{
+    int log_to = log_drain();
+    struct pollfd fds[] = {
+        { .fd = sv->signal_fd, .events = POLLIN },
+        { .fd = sv->child.wire, .events = POLLIN },
+        { .fd = sv->log_fd, .events = POLLIN },
+        { .fd = log_to, .events = POLLOUT },
+    };
+    poll(fds, log_to >= 0 ? 4 : 3, wait_ms(sv));
+    for (int signo; sv->exit_status < 0 && (signo = signals_next(sv->signal_fd)) != 0;)
+        act_on_signal(sv, signo);
+    listen_to_child(sv);
+    reap(sv);
+    if (sv->exit_status < 0)
+        look_at_clock(sv);
+}
+
+/* ---- Begin and end --------------------------------------------------------------------------- */
+
+static int open_all(struct supervisor *sv, struct err *err)
+{
+    const struct config *c = sv->held.config;
+    sv->exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    if (sv->exe < 0)
+        return err_set(err, "cannot open /proc/self/exe: %s: is /proc mounted?", strerror(errno));
+    sv->signal_fd = signals_open(err);
+    if (sv->signal_fd < 0 || log_start(&c->log, &sv->log_fd, err) != 0)
+        return -1;
+    sv->proven_fd = memfd_shared("graft-proven", sizeof(struct proven_area), err);
+    if (sv->proven_fd < 0)
+        return -1;
+    sv->config_fd = memfd_of_text("graft-config", c->text, c->text_len, err);
+    return sv->config_fd >= 0 ? server_open_held(&sv->held, err) : -1;
+}
+
+static void close_all(struct supervisor *sv)
+{
+    struct server *held = &sv->held;
+    struct err ignored;
+    listener_unlink(&held->ops_listener);
+    if (held->ops_listener.fd >= 0)
+        close(held->ops_listener.fd);
+    place_close(&held->control);
+    listeners_free(held->listeners);
+    if (held->stage != NULL)
+        stage_renew(held->stage, &ignored); /* what the server made anew is to go, too */
+    stage_close(held->stage);
+    config_free(held->config);
+    held->config = NULL;
+}
+
+static int serve(struct supervisor *sv)
+{
+    struct err err;
+    if (open_all(sv, &err) != 0) {
+        log_flush(FLUSH_MS);
+        fprintf(stderr, "graftd: %s\n", err.text);
+        sv->exit_status = 1;
+    }
+    if (sv->exit_status < 0)
+        spawn(sv);
+    while (sv->exit_status < 0)
+        turn(sv);
+    close_all(sv);
+    log_flush(FLUSH_MS);
+    log_stop();
+    return sv->exit_status;
+}
+
+int supervisor_run(const struct options *options, char **argv)
+{
+    struct supervisor *sv = &the_supervisor;
+    struct err err;
+    int wire = boss_from_environment();
+    if (wire >= 0)
+        return control_run_supervised(options, environ, wire);
+    if (wire == -2)
+        return 1;
+    thread_kind = THREAD_CONTROL;
+    struct config *config = config_load(options, environ, &err);
+    if (config == NULL) {
+        fprintf(stderr, "graftd: %s\n", err.text);
+        return 1;
+    }
+    if (!config->supervise)
+        return control_run(options, environ, config);
+    sv->argv = argv;
+    sv->held.options = options;
+    sv->held.config = config;
+    return serve(sv);
+}

@@ -1,0 +1,70 @@
+/*
+ * Blocks of graft_shared that outlive a server process: their descriptors, in the order in which
+ * they came, for the next one. The memory is never mapped here: a block is a number.
+ */
+#include "run/supervisor_private.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BLOCKS_MAX    4096u
+#define HAND_BLOCK_MS 10000
+
+static bool same(const struct shared_key *a, const struct shared_key *b)
+{
+    return a->size == b->size && a->schema == b->schema && strcmp(a->plugin, b->plugin) == 0 &&
+           strcmp(a->name, b->name) == 0;
+}
+
+static void drop(struct supervisor_blocks *bs, const struct shared_key *key)
+{
+    for (size_t i = bs->n; i-- > 0;) {
+        if (!same(&bs->all[i].key, key))
+            continue;
+        close(bs->all[i].fd);
+        bs->n--;
+        memmove(&bs->all[i], &bs->all[i + 1], (bs->n - i) * sizeof bs->all[0]);
+        return; /* the newest of that key */
+    }
+}
+
+static bool add(struct supervisor_blocks *bs, const struct shared_key *key, int fd)
+{
+    if (bs->n == BLOCKS_MAX)
+        return false;
+    struct supervisor_block *more = realloc(bs->all, (bs->n + 1) * sizeof *more);
+    if (more == NULL)
+        return false;
+    bs->all = more;
+    bs->all[bs->n++] = (struct supervisor_block){ *key, fd };
+    return true;
+}
+
+void supervisor_take_block(struct supervisor *sv, struct wire_message *m)
+{
+    const struct shared_key *key = &m->body.shared;
+    if (m->nfds == 0) {
+        drop(&sv->blocks, key);
+    } else if (add(&sv->blocks, key, m->fds[0])) {
+        m->nfds = 0;
+    } else {
+        log_msg(LOG_WARN, "state", "the shared block %s of %s will not survive a crash: no room",
+                key->name, key->plugin);
+        wire_close_fds(m);
+    }
+}
+
+int supervisor_hand_blocks(const struct supervisor *sv, int wire)
+{
+    for (size_t i = 0; i < sv->blocks.n; i++) {
+        struct wire_message m = { .type = WIRE_SHARED, .nfds = 1 };
+        m.body.shared = sv->blocks.all[i].key;
+        m.fds[0] = sv->blocks.all[i].fd;
+        if (wire_send(wire, &m, HAND_BLOCK_MS) != 0)
+            return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,180 @@
+/* Starting a server process: memory to share, exec of the program that we are, the handing over. */
+#include "run/supervisor_private.h"
+
+#include "base/clock.h"
+#include "base/memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define HAND_OVER_MS 10000 /* for each message; the server reads them first of all */
+
+/* The environment holds the number of the descriptor; the arguments are ours. */
+_Noreturn static void become_server(const struct supervisor *sv, int wire)
+{
+    setpgid(0, 0);
+    if (fcntl(wire, F_SETFD, 0) == 0)
+        fexecve(sv->exe, sv->argv, environ);
+    fprintf(stderr, "graftd: cannot start the server process: %s\n", strerror(errno));
+    _exit(1);
+}
+
+static int share_area(struct child *c, struct err *err)
+{
+    int fd = memfd_shared("graft-crash", sizeof *c->area, err);
+    if (fd < 0)
+        return -1;
+    void *at = mmap(NULL, sizeof *c->area, PROT_READ, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) {
+        close(fd);
+        return err_set(err, "cannot map memory to share: %s", strerror(errno));
+    }
+    c->area = at;
+    return fd;
+}
+
+/* ---- Handing over ---------------------------------------------------------------------------- */
+
+static void add_fd(struct wire_message *m, enum wire_fd which, int fd)
+{
+    if (fd < 0)
+        return;
+    m->body.hello.has |= 1u << which;
+    m->fds[m->nfds++] = fd;
+}
+
+static int hello(const struct supervisor *sv, int wire, int area, uint64_t seq)
+{
+    const struct server *held = &sv->held;
+    struct wire_message m = { .type = WIRE_HELLO };
+    struct wire_hello *h = &m.body.hello;
+    h->workers = held->nworkers;
+    h->listeners = held->listeners->n;
+    h->restarts = sv->starts;
+    h->seq = seq;
+    snprintf(h->stage_name, sizeof h->stage_name, "%s", stage_name(held->stage));
+    snprintf(h->stage_path, sizeof h->stage_path, "%s", stage_path(held->stage));
+    snprintf(h->control_path, sizeof h->control_path, "%s", held->control.path);
+    h->control_dev = held->control.dev;
+    h->control_ino = held->control.ino;
+    add_fd(&m, WIRE_FD_AREA, area);
+    add_fd(&m, WIRE_FD_CONFIG, sv->config_fd);
+    add_fd(&m, WIRE_FD_STAGE_LOCK, stage_lock_fd(held->stage));
+    add_fd(&m, WIRE_FD_STAGE, stage_dir_fd(held->stage));
+    add_fd(&m, WIRE_FD_STAGE_ROOT, stage_root_fd(held->stage));
+    add_fd(&m, WIRE_FD_PROVEN, sv->proven_fd);
+    add_fd(&m, WIRE_FD_CONTROL, held->control.fd);
+    add_fd(&m, WIRE_FD_LOG, log_descriptor());
+    return wire_send(wire, &m, HAND_OVER_MS);
+}
+
+static int hand_listener(const struct listener *l, enum wire_type type, int wire)
+{
+    struct wire_message m = { .type = type, .fds = { l->fd }, .nfds = 1 };
+    struct wire_listener *w = &m.body.listener;
+    w->kind = (int32_t)l->kind;
+    w->worker = l->worker;
+    w->handed_over = l->handed_over;
+    w->dev = l->dev;
+    w->ino = l->ino;
+    snprintf(w->path, sizeof w->path, "%s", l->path != NULL ? l->path : "");
+    snprintf(w->name, sizeof w->name, "%s", l->name);
+    return wire_send(wire, &m, HAND_OVER_MS);
+}
+
+static int hand_over(const struct supervisor *sv, int wire, int area, uint64_t seq)
+{
+    const struct listeners *ls = sv->held.listeners;
+    const struct listener *ops = &sv->held.ops_listener;
+    struct wire_message crashed = { .type = WIRE_CRASHED, .body.crashed = sv->crashed };
+    struct wire_message begin = { .type = WIRE_BEGIN };
+    if (hello(sv, wire, area, seq) != 0)
+        return -1;
+    if (sv->after_crash && wire_send(wire, &crashed, HAND_OVER_MS) != 0)
+        return -1;
+    if (supervisor_hand_blocks(sv, wire) != 0)
+        return -1;
+    if (ops->fd >= 0 && hand_listener(ops, WIRE_OPS, wire) != 0)
+        return -1;
+    for (unsigned i = 0; i < ls->n; i++) {
+        listener_welcome(&ls->all[i]);
+        if (hand_listener(&ls->all[i], WIRE_LISTENER, wire) != 0)
+            return -1;
+    }
+    return wire_send(wire, &begin, HAND_OVER_MS);
+}
+
+/* ---- Starting -------------------------------------------------------------------------------- */
+
+static pid_t fork_server(const struct supervisor *sv, const int wire[2])
+{
+    char number[16];
+    snprintf(number, sizeof number, "%d", wire[1]);
+    if (setenv(WIRE_VARIABLE, number, 1) != 0)
+        return -1;
+    pid_t pid = fork();
+    if (pid == 0)
+        become_server(sv, wire[1]);
+    int saved = errno;
+    unsetenv(WIRE_VARIABLE);
+    errno = saved;
+    return pid;
+}
+
+static int start(struct supervisor *sv, int wire[2], int area, struct err *err)
+{
+    struct child *c = &sv->child;
+    c->pid = fork_server(sv, wire);
+    close(wire[1]);
+    if (c->pid < 0) {
+        c->pid = 0;
+        close(wire[0]);
+        return err_set(err, "cannot start the server process: %s", strerror(errno));
+    }
+    setpgid(c->pid, c->pid); /* whoever of us is first: no signal to our group may reach it */
+    c->wire = wire[0];
+    c->started_ms = clock_ms();
+    c->first_seq = sv->seq;
+    /* Should it fail, then because the process has ended: that we learn in any case. Else it does
+       not read, and must end. */
+    if (hand_over(sv, c->wire, area, sv->seq) != 0 && errno != EPIPE)
+        kill(c->pid, SIGKILL);
+    sv->starts++;
+    return 0;
+}
+
+int supervisor_spawn(struct supervisor *sv, struct err *err)
+{
+    struct child *c = &sv->child;
+    struct err
+        ignored; /* of a folder that cannot be made again, the server's next copy will tell */
+    int wire[2];
+    *c = (struct child){ .wire = -1 };
+    stage_renew(sv->held.stage, &ignored);
+    int area = share_area(c, err);
+    if (area < 0)
+        return -1;
+    int rc = wire_open(wire, err);
+    if (rc == 0)
+        rc = start(sv, wire, area, err);
+    close(area);
+    if (rc != 0)
+        supervisor_forget(c);
+    return rc;
+}
+
+void supervisor_forget(struct child *c)
+{
+    if (c->wire >= 0)
+        close(c->wire);
+    if (c->area != NULL)
+        munmap(c->area, sizeof *c->area);
+    *c = (struct child){ .wire = -1 };
+}
