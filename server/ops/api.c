@@ -138,6 +138,7 @@ static void put_version(struct json_out *j, const struct ops *o, const struct ve
                v->reason == NULL && v->from_store && v->state == VERSION_ACTIVE ? v->store_why
                                                                                 : v->reason);
     ops_put_rollout(j, o, v);
+    ops_put_shadow(j, v);
     json_close(j, '}');
 }
 
@@ -320,7 +321,7 @@ static const struct verb verbs[] = {
     { "POST", "/v1/drain", NULL, "", answer_drain },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
     { "POST", "/v1/plugins/", "/rollback", "", ops_answer_rollback },
-    { "POST", "/v1/plugins/", "/canary", " weight ", ops_answer_canary },
+    { "POST", "/v1/plugins/", "/canary", " weight shadow ", ops_answer_canary },
     { "POST", "/v1/plugins/", "/promote", "", ops_answer_promote },
     { "POST", "/v1/plugins/", "/abort", "", ops_answer_abort },
 };

@@ -70,6 +70,10 @@ void ops_answer_promote(struct ops *o, struct web_request *req, const char *rest
 void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest);
 /* "rollout" of a canary: what its judge has seen; of another version nothing. */
 void ops_put_rollout(struct json_out *j, const struct ops *o, const struct version *v);
+/* "shadow" of a version that has had some, or is to have. */
+void ops_put_shadow(struct json_out *j, const struct version *v);
+/* Percent of its shadows now. */
+unsigned ops_shadow_percent(const struct version *v);
 /* "canary" for an active version that is one, else the state's name. */
 const char *ops_state_name(const struct version *v);
 

@@ -2,6 +2,7 @@
  * Between http and the chain: a request's exchange is taken from the pool, its route chosen, its
  * versions pinned; and what the session reports later is handed on.
  */
+#include "plugin/chain_shadow.h"
 #include "plugin/exchange.h"
 #include "plugin/generation.h"
 #include "plugin/handle.h"
@@ -10,7 +11,7 @@
 
 /* ---- The http layer's calls ------------------------------------------------------------------ */
 
-static NOINLINE struct exchange *exchange_new(struct chain *c)
+NOINLINE struct exchange *exchange_new(struct chain *c)
 {
     struct exchange *x;
     struct list *n = list_pop(&c->free);
@@ -38,22 +39,27 @@ static HOT struct request *app_open(void *arg)
     return x ? &x->request : NULL;
 }
 
-static void app_close(void *arg, struct request *r)
+void exchange_close(struct exchange *x)
 {
-    struct chain *c = arg;
-    struct exchange *x = exchange_of(r);
-    request_reset(r);
-    c->nfree++;
-    list_add_head(&c->free, &x->node);
+    request_reset(&x->request);
+    x->chain->nfree++;
+    list_add_head(&x->chain->free, &x->node);
 }
 
-static void reset(struct exchange *x)
+static void app_close(void *arg, struct request *r)
+{
+    (void)arg;
+    exchange_close(exchange_of(r));
+}
+
+HOT void exchange_reset(struct exchange *x)
 {
     x->nlinks = x->nhandles = x->at = x->called = x->resp_at = x->finish_at = 0;
     x->state = CHAIN_RUN;
     x->response_state = RESPONSE_BEFORE;
     x->answered = x->running = x->again = x->need_body = x->flush = x->told = x->replaced = false;
     x->over = x->cut = x->finishing = x->counted = false;
+    x->aside = x->chain->http->log_access;
     atomic_store_explicit(&x->prepared, false, memory_order_relaxed);
     x->answer_status = 0;
     x->answer_why = x->cut_why = x->fail_text = x->waits_for = NULL;
@@ -67,7 +73,6 @@ static void reset(struct exchange *x)
     x->njoined = 0;
     x->bytes_out = 0;
     x->id[0] = 0;
-    x->from = x->request.session->conn.peer;
     x->peer_len = 0;
     x->allow = (struct str){ NULL, 0 };
 }
@@ -91,7 +96,7 @@ static struct handle *handle_for(struct exchange *x, struct version *v)
     return h;
 }
 
-static int take_chain(struct exchange *x, const struct choice *ch)
+HOT int exchange_take_chain(struct exchange *x, const struct choice *ch)
 {
     struct request *r = &x->request;
     x->pattern = ch->pattern;
@@ -115,7 +120,7 @@ static int take_chain(struct exchange *x, const struct choice *ch)
 }
 
 /* What Allow will say is asked now: later this generation may be gone. */
-static NOINLINE void note_allow(struct exchange *x, const struct generation *g, unsigned met)
+NOINLINE void exchange_note_allow(struct exchange *x, const struct generation *g, unsigned met)
 {
     char text[512];
     struct request *r = &x->request;
@@ -138,6 +143,8 @@ static bool by_name(const struct config *config, const struct peer *peer)
 
 static NOINLINE unsigned pick(struct exchange *x, const struct generation *g, bool *stray)
 {
+    if (g->shadows)
+        shadow_consider(x);
     return canary_pick(g, &x->request, by_name(g->config, &x->from), &x->chain->dice, stray);
 }
 
@@ -181,20 +188,21 @@ static inline HOT void choose(struct exchange *x)
     }
     if (UNLIKELY(c->loop->handover != NULL) && held(x, &ch))
         return;
-    if (UNLIKELY(take_chain(x, &ch) != 0))
+    if (UNLIKELY(exchange_take_chain(x, &ch) != 0))
         exchange_answer(x, 503, "no memory for the request's chain");
     else if (UNLIKELY(g == NULL)) /* a drain before the first generation empties the listeners */
         exchange_answer(x, 503, "nothing is loaded yet");
     else if (UNLIKELY(stray))
         exchange_answer(x, 421, CANARY_BY_NAME " names a version that does not serve");
     else if (UNLIKELY(ch.status != 200))
-        note_allow(x, g, met);
+        exchange_note_allow(x, g, met);
 }
 
 static HOT void app_head(struct request *r)
 {
     struct exchange *x = exchange_of(r);
-    reset(x);
+    exchange_reset(x);
+    x->from = r->session->conn.peer;
     list_add_tail(&x->chain->live, &x->node);
     COUNTER_ADD(x->chain->loop->stats.in_flight, 1);
     choose(x);
