@@ -237,6 +237,7 @@ void chain_cut_version(struct version *v, struct loop *l)
 {
     ON_LOOP(l);
     struct version_cell *cell = &v->cells[l->number];
+    shadows_leave(l, v);
     list_each (n, &cell->suspended) {
         struct exchange *x = list_entry(n, struct handle, node)->x;
         if (x->over || x->cut_why)

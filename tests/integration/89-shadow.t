@@ -168,6 +168,33 @@ for _name, _byte in (("one", b"1"), ("two", b"2")):
         _f.write(_byte * 200000)
 
 
+# Around everything, with state to hand over, which waits for all requests of the version before.
+AROUND = r"""
+#include <graft/graft.h>
+
+static graft_next pass(graft_req *req, void *state)
+{
+    (void)req, (void)state;
+    return GRAFT_NEXT;
+}
+
+static int out(graft_self *self, void *state, graft_buf *to)
+{
+    (void)self, (void)state;
+    return graft_buf_add(to, "x", 1);
+}
+
+static int in(graft_self *self, void *state, uint32_t schema, graft_str data)
+{
+    (void)self, (void)state, (void)schema;
+    return data.len == 1 ? 0 : graft_fail(self, "no state");
+}
+
+GRAFT_PLUGIN(.name = "around", .version = VERSION, .summary = "For 89-shadow.t.", .on_request = pass,
+             .state_schema = 1, .export_state = out, .import_state = in)
+"""
+
+
 def build(new, extra=0):
     gone = "" if new else '{ "GET", "/gone", serve, 0 },'
     return compile_plugin(SOURCE, f"-DNEW={new}", f'-DFILES="{FILES}"', f"-DGONE={gone}", f"-DEXTRA={extra}")
@@ -305,7 +332,7 @@ def _():
 @case("differences in status and body are counted, with examples that cannot hurt")
 def _():
     s = begin(100)
-    mark = s.mark()
+    mark, started = s.mark(), time.time()
     for target, n in (("/app/status", 3), ("/app/body", 4), ("/app/error", 2), ("/app/x", 5), ("/gone", 1)):
         is_(ask(s, n, target, pause=0.02), {(200, "old", None): n}, f"{target}: the stable version answers")
     got = calm(s, 15)
@@ -331,6 +358,12 @@ def _():
     time.sleep(1)
     is_(len(s.find_events("shadow", mark)), 1, "one line, however many differ")
     is_(len([e for e in s.find_events("request_failed", mark) if not e.get("shadow")]), 0, "what failed in shadows is marked in the log")
+    for _ in range(400):
+        s.get("/app/error")
+    calm(s, 400)
+    many = len(s.find_events("request_failed", mark))
+    most = 2 * 10 * (2 + int(time.time() - started))  # of each worker ten in a second
+    ok(0 < many <= most, f"the log is not filled: {many} lines")
     is_(s.stop(), 0, "drained")
 
 
@@ -431,6 +464,27 @@ def _():
         ok(event["unmapped"], f"{how}: the version that leaves is unloaded, though its shadows had no end", event)
         ok(all(a.status == 200 for a in (s.get("/app/x"), s.get("/app/y"))), "and it serves on")
         is_(s.stop(), 0, f"{how}: drained")
+
+    s = Server([], {"timeouts_ms": {"handler": 60000, "handover": int(10000 * max(1, secs(1)))}})
+    s.install(build(0), "app")
+    s.install(compile_plugin(AROUND, '-DVERSION="a"'), "around")
+    s.reload()
+    s.config["middleware"] = ["around"]
+    ok(s.reload_signal(signal.SIGHUP)["ok"], "a middleware with state")
+    s.install(build(1), "app")
+    is_(s.ctl("canary", "app", "--weight", "0", "--shadow", "100").returncode, 0, "canary")
+    for _ in range(10):
+        s.get("/app/never")
+    wait_for(lambda: canary(s)["shadow"]["in_flight"] > 0, 10, "shadows without an end run")
+    s.install(compile_plugin(AROUND, '-DVERSION="b"'), "around")
+    answer = s.reload()
+    ok(answer["ok"], "its hand-over does not wait for shadows", answer)
+    is_(s.active("around")["version"], "b", "the new one serves")
+    now = shadow_of(s)
+    is_((now["dropped"], now["failed"]), (10, 0), "the shadows were dropped")
+    ask(s, 10, pause=0.02)
+    is_(calm(s, 20)["same"], 10, "and others are made")
+    is_(s.stop(), 0, "drained")
 
     s = begin(100, config={"timeouts_ms": {"handler": 60000}, "drain": {"timeout_ms": int(20000 * max(1, secs(1)))}})
     for _ in range(10):
