@@ -96,7 +96,7 @@ static struct handle *handle_for(struct exchange *x, struct version *v)
     return h;
 }
 
-HOT int exchange_take_chain(struct exchange *x, const struct choice *ch)
+static int take_chain(struct exchange *x, const struct choice *ch)
 {
     struct request *r = &x->request;
     x->pattern = ch->pattern;
@@ -120,7 +120,7 @@ HOT int exchange_take_chain(struct exchange *x, const struct choice *ch)
 }
 
 /* What Allow will say is asked now: later this generation may be gone. */
-NOINLINE void exchange_note_allow(struct exchange *x, const struct generation *g, unsigned met)
+static NOINLINE void note_allow(struct exchange *x, const struct generation *g, unsigned met)
 {
     char text[512];
     struct request *r = &x->request;
@@ -143,6 +143,8 @@ static bool by_name(const struct config *config, const struct peer *peer)
 
 static NOINLINE unsigned pick(struct exchange *x, const struct generation *g, bool *stray)
 {
+    if (x->aside & ASIDE_SHADOW)
+        return shadow_subset(x, g);
     if (g->shadows)
         shadow_consider(x);
     return canary_pick(g, &x->request, by_name(g->config, &x->from), &x->chain->dice, stray);
@@ -167,8 +169,7 @@ static NOINLINE bool held(struct exchange *x, const struct choice *ch)
     return true;
 }
 
-/* Route and chain by this worker's generation. */
-static inline HOT void choose(struct exchange *x)
+HOT void exchange_choose(struct exchange *x)
 {
     struct request *r = &x->request;
     struct chain *c = x->chain;
@@ -188,14 +189,14 @@ static inline HOT void choose(struct exchange *x)
     }
     if (UNLIKELY(c->loop->handover != NULL) && held(x, &ch))
         return;
-    if (UNLIKELY(exchange_take_chain(x, &ch) != 0))
+    if (UNLIKELY(take_chain(x, &ch) != 0))
         exchange_answer(x, 503, "no memory for the request's chain");
     else if (UNLIKELY(g == NULL)) /* a drain before the first generation empties the listeners */
         exchange_answer(x, 503, "nothing is loaded yet");
     else if (UNLIKELY(stray))
         exchange_answer(x, 421, CANARY_BY_NAME " names a version that does not serve");
     else if (UNLIKELY(ch.status != 200))
-        exchange_note_allow(x, g, met);
+        note_allow(x, g, met);
 }
 
 static HOT void app_head(struct request *r)
@@ -205,7 +206,7 @@ static HOT void app_head(struct request *r)
     x->from = r->session->conn.peer;
     list_add_tail(&x->chain->live, &x->node);
     COUNTER_ADD(x->chain->loop->stats.in_flight, 1);
-    choose(x);
+    exchange_choose(x);
     exchange_run(x);
 }
 
@@ -223,7 +224,7 @@ void chain_resume(struct loop *l)
             continue;
         x->state = CHAIN_RUN;
         wheel_clear(&l->wheel, &x->deadline);
-        choose(x);
+        exchange_choose(x);
         exchange_wake(x);
     }
 }

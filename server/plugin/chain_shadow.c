@@ -151,10 +151,9 @@ static int copy_str(struct arena *a, struct str *s)
     return s->ptr != NULL ? 0 : -1;
 }
 
-static int copy_head(struct request *to, const struct request *from)
+static int copy_fields(struct request *to, const struct request *from)
 {
     struct arena *a = &to->arena;
-    struct head_verdict v;
     to->head = from->head;
     to->head.headers = arena_alloc(a, (from->head.nheaders + 1) * sizeof *to->head.headers);
     if (to->head.headers == NULL || copy_str(a, &to->head.target) != 0 ||
@@ -166,8 +165,33 @@ static int copy_head(struct request *to, const struct request *from)
         if (copy_str(a, &h->name) != 0 || copy_str(a, &h->value) != 0)
             return -1;
     }
+    return 0;
+}
+
+static int copy_target(struct request *to, const struct request *from)
+{
+    struct arena *a = &to->arena;
+    struct target *t = &to->target;
+    *t = from->target;
+    t->segments = arena_alloc(a, (t->nsegments + 1) * sizeof *t->segments);
+    if (t->segments == NULL || copy_str(a, &t->path) != 0 || copy_str(a, &t->query) != 0)
+        return -1;
+    for (unsigned i = 0; i < t->nsegments; i++) {
+        struct segment *s = &t->segments[i];
+        *s = from->target.segments[i];
+        bool same = s->decoded.ptr == s->raw.ptr && s->decoded.len == s->raw.len;
+        if (copy_str(a, &s->raw) != 0 || (!same && copy_str(a, &s->decoded) != 0))
+            return -1;
+        if (same)
+            s->decoded = s->raw;
+    }
+    return 0;
+}
+
+static int copy_head(struct request *to, const struct request *from)
+{
     to->body_complete = true;
-    return target_parse(a, to->head.target, &to->target, &v);
+    return copy_fields(to, from) == 0 && copy_target(to, from) == 0 ? 0 : -1;
 }
 
 /* NULL: no memory. */
@@ -249,16 +273,10 @@ static void forget(struct shadows *all, struct exchange *x, const struct version
     exchange_close(x);
 }
 
-static bool held(const struct loop *l, const struct choice *ch)
+/* The canaries that its client has met, and the one that it is for. */
+unsigned shadow_subset(const struct exchange *x, const struct generation *g)
 {
-    for (unsigned i = 0; l->handover != NULL && i < ch->nlinks; i++)
-        if (ch->links[i].version->cells[l->number].holding)
-            return true;
-    return false;
-}
-
-static unsigned subset(const struct shadow *s, const struct generation *g)
-{
+    const struct shadow *s = x->shadow;
     unsigned met = 0;
     for (unsigned i = 0; i < g->ncanaries; i++) {
         uint64_t number = g->canaries[i].version->number;
@@ -270,22 +288,15 @@ static unsigned subset(const struct shadow *s, const struct generation *g)
     return met;
 }
 
-static void run(struct shadows *all, struct exchange *x, struct version *canary,
-                const struct choice *ch, unsigned met)
+static void run(struct exchange *x, struct version *canary)
 {
-    struct loop *l = all->loop;
+    struct loop *l = x->chain->loop;
     struct shadow *s = x->shadow;
     unsigned limit = x->chain->http->timeouts_ms.handler;
-    list_add_tail(&all->live, &x->node);
     COUNTER_ADD(cell_of(canary, l)->live, 1);
-    x->request.start_us = loop_clock_us(l);
     s->version = canary;
     s->deadline_ms = clock_ms() + (limit ? limit : LIMIT_MS);
-    if (exchange_take_chain(x, ch) != 0)
-        x->cut_why = "no memory for the request's chain";
-    else if (ch->status != 200)
-        exchange_note_allow(x, l->generation, met);
-    s->ended = x->cut_why != NULL;
+    s->ended = x->answer_status != 0; /* no memory for its chain */
     s->pinned = !in_chain(x, canary);
     if (s->pinned)
         version_pin(canary, l->number);
@@ -294,20 +305,20 @@ static void run(struct shadows *all, struct exchange *x, struct version *canary,
 
 static void begin(struct shadows *all, struct exchange *x)
 {
-    const struct generation *g = all->loop->generation;
-    const struct canary *c = canary_by(g, x->shadow->canary);
-    struct choice ch;
+    const struct canary *c = canary_by(all->loop->generation, x->shadow->canary);
     if (c == NULL) {
         forget(all, x, NULL);
         return;
     }
-    unsigned met = subset(x->shadow, g);
-    ch.pattern = NULL;
-    generation_find(g, met, &x->request.head, &x->request.target, &ch);
-    if (held(all->loop, &ch))
+    list_add_tail(&all->live, &x->node);
+    x->request.start_us = loop_clock_us(all->loop);
+    exchange_choose(x);
+    if (x->state == CHAIN_HELD) { /* a version of it hands over */
+        list_del(&x->node);
         forget(all, x, c->version);
-    else
-        run(all, x, c->version, &ch, met);
+    } else {
+        run(x, c->version);
+    }
 }
 
 static void on_turn(struct msg *m)

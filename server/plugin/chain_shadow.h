@@ -22,6 +22,7 @@ COLD void shadow_launch(struct exchange *x);   /* it has ended */
 NOINLINE enum response_result shadow_send(struct exchange *x, bool final, const char **why);
 
 /* Of shadows. */
+COLD unsigned shadow_subset(const struct exchange *x, const struct generation *g); /* canaries */
 COLD void shadow_over(struct exchange *x); /* answered or cut: the outcome */
 COLD void shadow_end(struct exchange *x);  /* finished: back to the pool */
 COLD void shadow_set_deadline(struct exchange *x);

@@ -180,8 +180,7 @@ void exchange_answer(struct exchange *x, unsigned status, const char *why); /* t
 struct exchange *exchange_new(struct chain *c); /* NULL: no memory; its request is reset */
 void exchange_close(struct exchange *x);        /* back to the pool, never run */
 void exchange_reset(struct exchange *x);
-int exchange_take_chain(struct exchange *x, const struct choice *ch); /* -1: no memory for it */
-void exchange_note_allow(struct exchange *x, const struct generation *g, unsigned met);
+void exchange_choose(struct exchange *x); /* route and chain by this worker's generation */
 
 /* chain_request.c */
 void exchange_run_chain(struct exchange *x);
