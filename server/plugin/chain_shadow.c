@@ -9,6 +9,8 @@
 #define LONGER     (1u << 20) /* bytes past the client's answer: it differs, and is ended */
 #define LOG_SECOND 10
 #define FILES_MAX  SHADOWS_MAX
+#define LONG_US    1000u /* what takes longer to begin, in the worker's own time, is a burden */
+#define REST       9u    /* so often that time is left to clients before the next begins */
 
 /* What a client is sent, for comparing; in its request's arena. */
 struct tap {
@@ -24,9 +26,10 @@ struct tap {
 struct shadow {
     uint64_t canary, with[CANARIES_MAX]; /* version.number; with: others that the client met */
     unsigned nwith;
-    struct version *version; /* the canary, once it has begun */
-    bool pinned;             /* by us: it is not in the chain */
-    bool ended;              /* by us, for a reason of ours */
+    struct version
+        *version; /* the canary: pinned once it has begun; before, shadows_leave says when */
+    bool pinned;  /* by us: it is not in the chain */
+    bool ended;   /* by us, for a reason of ours */
     bool longer;
     uint64_t deadline_ms;
     struct shadow_answer given; /* the client's */
@@ -208,7 +211,7 @@ static struct exchange *copy(struct exchange *of, const struct canary *c,
         exchange_close(x);
         return NULL;
     }
-    *s = (struct shadow){ .canary = c->version->number, .given = *given };
+    *s = (struct shadow){ .canary = c->version->number, .version = c->version, .given = *given };
     for (unsigned i = 0; i < g->ncanaries; i++)
         if (in_chain(of, g->canaries[i].version))
             s->with[s->nwith++] = g->canaries[i].version->number;
@@ -222,9 +225,24 @@ static struct exchange *copy(struct exchange *of, const struct canary *c,
 
 static void send_turn(struct shadows *all)
 {
-    if (!all->turn_sent)
-        loop_post(all->loop, &all->turn);
+    if (all->turn_sent || all->resting || list_empty(&all->waiting))
+        return;
+    loop_post(all->loop, &all->turn);
     all->turn_sent = true;
+}
+
+static void on_rested(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    struct shadows *all = arg;
+    all->resting = false;
+    send_turn(all);
+}
+
+static void rest(struct shadows *all, uint64_t us)
+{
+    struct timeval tv = { (time_t)(us / 1000000u), (suseconds_t)(us % 1000000u) };
+    all->resting = event_add(&all->rest, &tv) == 0;
 }
 
 static void launch(struct exchange *of, const struct canary *c, const struct shadow_answer *given)
@@ -238,6 +256,7 @@ static void launch(struct exchange *of, const struct canary *c, const struct sha
         return;
     }
     all->n++;
+    COUNTER_ADD(cell_of(c->version, all->loop)->live, 1);
     list_add_tail(&all->waiting, &x->node);
     send_turn(all);
 }
@@ -265,11 +284,14 @@ void shadow_launch(struct exchange *x)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-static void forget(struct shadows *all, struct exchange *x, const struct version *canary)
+/* One that has not begun. */
+static void forget(struct shadows *all, struct exchange *x)
 {
-    if (canary != NULL)
-        count(canary, all->loop, SHADOW_DROPPED);
+    const struct version *canary = x->shadow->version;
+    count(canary, all->loop, SHADOW_DROPPED);
+    COUNTER_ADD(cell_of(canary, all->loop)->live, (uint64_t)-1);
     all->n--;
+    list_del(&x->node);
     exchange_close(x);
 }
 
@@ -288,48 +310,45 @@ unsigned shadow_subset(const struct exchange *x, const struct generation *g)
     return met;
 }
 
-static void run(struct exchange *x, struct version *canary)
+static void run(struct exchange *x)
 {
-    struct loop *l = x->chain->loop;
     struct shadow *s = x->shadow;
     unsigned limit = x->chain->http->timeouts_ms.handler;
-    COUNTER_ADD(cell_of(canary, l)->live, 1);
-    s->version = canary;
     s->deadline_ms = clock_ms() + (limit ? limit : LIMIT_MS);
     s->ended = x->answer_status != 0; /* no memory for its chain */
-    s->pinned = !in_chain(x, canary);
+    s->pinned = !in_chain(x, s->version);
     if (s->pinned)
-        version_pin(canary, l->number);
+        version_pin(s->version, x->chain->loop->number);
     exchange_run_now(x);
 }
 
 static void begin(struct shadows *all, struct exchange *x)
 {
-    const struct canary *c = canary_by(all->loop->generation, x->shadow->canary);
-    if (c == NULL) {
-        forget(all, x, NULL);
+    if (canary_by(all->loop->generation, x->shadow->canary) == NULL) {
+        forget(all, x);
         return;
     }
     list_add_tail(&all->live, &x->node);
     x->request.start_us = loop_clock_us(all->loop);
     exchange_choose(x);
-    if (x->state == CHAIN_HELD) { /* a version of it hands over */
-        list_del(&x->node);
-        forget(all, x, c->version);
-    } else {
-        run(x, c->version);
-    }
+    if (x->state == CHAIN_HELD) /* a version of it hands over */
+        forget(all, x);
+    else
+        run(x);
 }
 
 static void on_turn(struct msg *m)
 {
     struct shadows *all = container_of(m, struct shadows, turn);
     struct list *n = list_pop(&all->waiting);
+    uint64_t began = clock_us();
     all->turn_sent = false;
-    if (!list_empty(&all->waiting))
-        send_turn(all);
     if (n != NULL)
         begin(all, list_entry(n, struct exchange, node));
+    uint64_t took = clock_us() - began;
+    if (took > LONG_US)
+        rest(all, took * REST);
+    send_turn(all);
 }
 
 /* ---- The answer ------------------------------------------------------------------------------ */
@@ -486,6 +505,11 @@ void shadows_leave(struct loop *l, const struct version *v)
     struct shadows *all = l->shadows;
     if (all == NULL)
         return;
+    list_each_safe (n, &all->waiting) {
+        struct exchange *x = list_entry(n, struct exchange, node);
+        if (x->shadow->version == v)
+            forget(all, x);
+    }
     list_each (n, &all->live) {
         struct exchange *x = list_entry(n, struct exchange, node);
         if (uses(x, v))
@@ -496,13 +520,9 @@ void shadows_leave(struct loop *l, const struct version *v)
 void shadows_stop(struct shadows *all)
 {
     ON_LOOP(all->loop);
-    struct list *n;
     all->stopped = true;
-    while ((n = list_pop(&all->waiting)) != NULL) {
-        struct exchange *x = list_entry(n, struct exchange, node);
-        const struct canary *c = canary_by(all->loop->generation, x->shadow->canary);
-        forget(all, x, c != NULL ? c->version : NULL);
-    }
+    while (!list_empty(&all->waiting))
+        forget(all, list_entry(all->waiting.next, struct exchange, node));
     list_each (it, &all->live)
         end(list_entry(it, struct exchange, node), "the server drains");
 }
@@ -512,5 +532,6 @@ void shadows_init(struct shadows *s, struct loop *l)
     *s = (struct shadows){ .loop = l, .turn.fn = on_turn };
     list_init(&s->waiting);
     list_init(&s->live);
+    event_assign(&s->rest, l->base, -1, 0, on_rested, s);
     l->shadows = s;
 }

@@ -78,7 +78,7 @@ struct shadow_slot {
 /* One worker's share of a version. */
 struct shadow_cell {
     uint64_t outcomes[SHADOW_OUTCOMES];
-    uint64_t live; /* that run, or whose handler still owes something */
+    uint64_t live; /* that wait or run, or whose handler still owes something */
     unsigned next;
     struct shadow_slot slots[SHADOW_EXAMPLES]; /* the last ones */
 };

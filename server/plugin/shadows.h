@@ -9,12 +9,15 @@
 #include "base/inbox.h"
 #include "base/list.h"
 
+#include <event2/event_struct.h>
+
 struct loop;
 struct version;
 
-#define SHADOWS_MAX  16                 /* of a worker, at once */
-#define SHADOWS_HELD (4u * 1024 * 1024) /* bytes of clients' answers kept for comparing, at once   \
-                                         */
+#define SHADOWS_MAX 16 /* of a worker, at once */
+#define SHADOWS_HELD                                                                               \
+    (4u * 1024 * 1024) /* bytes of clients' answers kept for comparing, at once                    \
+                        */
 /* What graft_header finds in a shadow, and in nothing that a client can send: no field's name
    begins with a colon. */
 #define SHADOW_FIELD ":shadow"
@@ -23,9 +26,10 @@ struct shadows {
     struct loop *loop;
     struct list waiting; /* exchange.node: not begun */
     struct list live;
-    unsigned n;      /* both */
-    struct msg turn; /* begins one of them: at most one in a turn of the loop */
-    bool turn_sent, stopped;
+    unsigned n;        /* both */
+    struct msg turn;   /* begins one of them: at most one in a turn of the loop */
+    struct event rest; /* after one that took long to begin, for nine times as long */
+    bool turn_sent, resting, stopped;
     uint64_t held;  /* bytes of answers in progress */
     unsigned files; /* descriptors of files in them */
     unsigned logged;

@@ -106,6 +106,8 @@ static graft_next serve(graft_req *req, void *state)
     }
     if (is(req, "/app/slow"))
         return graft_text(req, 200, "after all\n");
+    if (is(req, "/app/block") && shadow)
+        ms(20);
     if (is(req, "/app/never") && NEW) {
         graft_on_abort(req, give_up, NULL);
         return GRAFT_LATER;
@@ -413,6 +415,19 @@ def _():
         ok(now["dropped"] - before["dropped"] >= 200, "most were dropped", now)
         if target == "/app/never":
             ok(now["failed"] - before["failed"] >= 16, "and those without an end failed at timeouts_ms.handler", now)
+    is_(s.stop(), 0, "drained")
+
+
+@case("a canary whose handlers block its worker is given a tenth of the worker's time")
+def _():
+    s = begin(100, workers=1)
+    began = time.monotonic()
+    while time.monotonic() - began < 2:
+        ask(s, 100, "/app/block")
+    wait_for(lambda: canary(s)["shadow"]["in_flight"] == 0, 20, "quiet")
+    made = counters(s)["new_shadow"]
+    took = time.monotonic() - began
+    ok(1 < made <= took / 0.15 + 2, f"{made} shadows of 20 ms in {took:.1f} s")
     is_(s.stop(), 0, "drained")
 
 
