@@ -221,7 +221,7 @@ def shadow_of(s):
     """Its figures, when nothing is in flight any more."""
     def quiet():
         now = canary(s).get("shadow")
-        return now if now and now["in_flight"] == 0 and now == canary(s)["shadow"] else None
+        return now if now and now["in_flight"] == 0 else None
     time.sleep(0.05)
     return strip(wait_for(quiet, 20, "all shadows have ended"))
 
@@ -385,6 +385,8 @@ def _():
         before = shadow_of(s)
         ask(s, 2, target, "HEAD", pause=0.1)
         is_(calm(s, before["requests"] + 2)["same"] - before["same"], 2, f"HEAD of {target}: the same")
+    is_((canary(s)["served"], canary(s)["errors"]), (0, 0), "no shadow counts as a request of the version, however it ended")
+    is_(s.metrics()['graft_http_responses_total{class="cut"}'], 0, "nor as one that was cut")
     is_(s.stop(), 0, "drained")
 
 
@@ -404,15 +406,17 @@ def _():
         s.ctl("canary", "app", "--weight", "0", "--shadow", "0")
         plain = min(median(target) for _ in range(2))
         s.ctl("canary", "app", "--weight", "0", "--shadow", "100")
-        before = canary(s).get("shadow", figures(0))
+        before, began = canary(s).get("shadow", figures(0)), time.monotonic()
         mirrored = min(median(target) for _ in range(2))
         ok(mirrored < 5 * plain + 0.01, f"{target}: {plain * 1e3:.2f} ms without, {mirrored * 1e3:.2f} ms with shadows of 300 ms and more")
         now = canary(s)["shadow"]
         ok(now["in_flight"] <= 16, "no more than 16 at once", now)
         wait_for(lambda: canary(s)["shadow"]["in_flight"] == 0, 20, "they end")
-        now = canary(s)["shadow"]
+        now, took = canary(s)["shadow"], time.monotonic() - began
         is_(now["requests"] - before["requests"], 300, "each request is counted")
-        ok(now["dropped"] - before["dropped"] >= 200, "most were dropped", now)
+        made = 300 - (now["dropped"] - before["dropped"])
+        most = 16 * (took / 0.5 + 2) if target == "/app/slow" else took / 0.3 + 2  # offloaded: one thread of the four
+        ok(target == "/app/never" or 1 <= made <= most, f"{made} were made in {took:.1f} s, the others dropped", now)
         if target == "/app/never":
             ok(now["failed"] - before["failed"] >= 16, "and those without an end failed at timeouts_ms.handler", now)
     is_(s.stop(), 0, "drained")
