@@ -68,6 +68,7 @@ static int map_area(struct boss *l, int fd, uint64_t seq, struct err *err)
     l->area->magic = CRASH_AREA_MAGIC;
     atomic_store(&l->area->seq, seq);
     stage_count_in(&l->area->seq);
+    roster_open(&l->area->roster);
     altstack_use();
     crash_install(l->area, l->fd);
     return 0;
