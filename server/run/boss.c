@@ -107,6 +107,7 @@ static int take_hello(struct server *s, struct wire_message *m, struct buf *text
     close(config);
     *has_text = text->len > 0;
     take_control(s, m);
+    s->state_lock = take_fd(m, WIRE_FD_STATE_LOCK);
     log_adopt(take_fd(m, WIRE_FD_LOG));
     if (rc == 0)
         rc = map_area(s->boss, take_fd(m, WIRE_FD_AREA), m->body.hello.seq, err);
