@@ -217,6 +217,8 @@ def _():
 def _():
     s = Server(["hello", "crashes"])
     good = s.active("crashes")
+    index = os.path.join(s.dir, "state", "index.json")
+    wait_for(lambda: os.path.exists(index) and good["sha256"] in open(index).read(), 10, "it is kept")
     s.config["plugins"] = {"crashes": {"config": {"when": "every"}}}
     s.write_config()
     mark = s.mark()
