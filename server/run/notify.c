@@ -179,6 +179,8 @@ void notify_vitals(const struct vitals *v)
     if (the_notify.fd < 0)
         return;
     soon = soon && v->state != VITALS_LEAVING && the_notify.state != VITALS_STARTING;
+    if (v->state == VITALS_RELOADING && the_notify.state != VITALS_RELOADING)
+        soon = true; /* most have ended before anybody could read it */
     notify_flush();
     tell_state(v->state, v->since_us);
     describe(v, status, sizeof status);

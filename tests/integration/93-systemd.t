@@ -189,7 +189,7 @@ def _():
         s = Server(["blocking_handler"], config, env=env(n))
         n.wait("READY")
         with Conn(s) as c:
-            c.send(request_bytes("GET", f"/blocking?ms={ms(3500)}"))
+            c.send(request_bytes("GET", f"/blocking?ms={4000 + ms(500)}"))
             n.wait("STATUS", pattern=", 1 in flight,")
             c.response()
         n.wait("STATUS", pattern=", 0 in flight,", since=n.mark())
@@ -211,7 +211,7 @@ def _():
                        env=env(n))
             n.wait("READY")
             with Conn(s) as c:
-                c.send(request_bytes("GET", f"/version/timer?ms={ms(5500)}"))
+                c.send(request_bytes("GET", f"/version/timer?ms={6000 + ms(500)}"))
                 wait_for(lambda: s.status()["in_flight"] == 1, 5, "a request is in progress")
                 mark = n.mark()
                 if how == "TERM":
