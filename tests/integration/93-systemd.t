@@ -205,7 +205,7 @@ def _():
 @case("a drain: STOPPING=1 at once, time is asked for again and again while it lasts, its phase is told")
 def _():
     for mode, config in MODES:
-        for how in ("TERM", "graftctl drain"):
+        for how in ("TERM", "graftctl drain") if not config else ("TERM",):
             n = Notify()
             s = Server(["versioned_v1"], {"drain": {"delay_ms": 0, "idle_ms": 100, "timeout_ms": ms(30000)}, **config},
                        env=env(n))
@@ -265,7 +265,7 @@ def _():
                    workers=2, env=env(n, 400))
         n.wait("WATCHDOG")
         with Conn(s) as c:
-            c.send(request_bytes("GET", "/blocking?ms=" + str(8000 + ms(2000))))
+            c.send(request_bytes("GET", "/blocking?ms=" + str(7500 + ms(500))))
             n.wait("STATUS", pattern="a worker is stuck", seconds=20)
             mark = n.mark()
             time.sleep(1.2)
