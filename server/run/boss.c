@@ -22,6 +22,7 @@ struct boss {
     struct wire_crashed crashed;
     bool after_crash;
     struct crash_area *area;
+    unsigned vitals_ms;
 };
 
 int boss_from_environment(void)
@@ -103,6 +104,7 @@ static int take_hello(struct server *s, struct wire_message *m, struct buf *text
 {
     int config = take_fd(m, WIRE_FD_CONFIG);
     s->nworkers = m->body.hello.workers;
+    s->boss->vitals_ms = m->body.hello.vitals_ms;
     int rc = memfd_read(config, CONFIG_FILE_MAX, text, err);
     close(config);
     *has_text = text->len > 0;
@@ -286,6 +288,19 @@ void boss_ready(struct boss *boss)
 void boss_leaving(struct boss *boss)
 {
     tell_type(boss, WIRE_LEAVING);
+}
+
+unsigned boss_vitals_ms(const struct boss *boss)
+{
+    return boss->vitals_ms;
+}
+
+/* One that has no room is followed by the next. */
+void boss_vitals(struct boss *boss, const struct vitals *v)
+{
+    struct wire_message m = { .type = WIRE_VITALS, .body.vitals = *v };
+    if (boss_is_up(boss))
+        wire_send(boss->fd, &m, 0);
 }
 
 void boss_closing(struct boss *boss, unsigned count)
