@@ -27,6 +27,7 @@ struct version;
 struct canary {
     struct version *version, *stable; /* of one plugin */
     unsigned weight;                  /* percent of the requests: 0 to 99 */
+    bool held;                        /* set by hand: its rollout takes no step by itself */
     enum config_sticky sticky;
     const char *header; /* CONFIG_STICKY_HEADER: its name, which lives as long as the generation */
 };

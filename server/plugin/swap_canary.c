@@ -50,7 +50,7 @@ static void refuse(struct swap *s, const char *id, const char *stage, const stru
 }
 
 static struct canary *add(struct swap *s, struct version *v, struct version *stable,
-                          unsigned weight)
+                          unsigned weight, bool held)
 {
     struct round *r = &s->round;
     const struct config_rollout *how = config_plugin(r->config, v->plugin)->rollout;
@@ -64,7 +64,7 @@ static struct canary *add(struct swap *s, struct version *v, struct version *sta
         return NULL;
     }
     struct canary *c = &r->canaries[r->ncanaries++];
-    *c = (struct canary){ .version = v, .stable = stable, .weight = weight };
+    *c = (struct canary){ .version = v, .stable = stable, .weight = weight, .held = held };
     if (how != NULL) {
         c->sticky = how->sticky;
         c->header = how->header;
@@ -134,11 +134,12 @@ static void go_on(struct swap *s, const struct canary *c)
         leave(s, c->version, "removed");
         return;
     }
-    struct canary *next = add(s, c->version, stable, c->weight);
+    struct canary *next = add(s, c->version, stable, c->weight, c->held);
     if (next != NULL && r->wish == SWAP_CANARY && strcmp(plugin, r->plugin) == 0 &&
         is_version(s, f, c->version)) {
         next->weight = r->weight;
-        r->reweighed = next->weight != c->weight;
+        next->held = true;
+        r->reweighed = next->weight != c->weight || !c->held;
     }
 }
 
@@ -179,7 +180,8 @@ void canary_plan(struct swap *s)
     for (size_t i = 0; i < r->nfresh && !r->broken; i++) {
         struct version *v = r->fresh[i];
         if (v->canary)
-            add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin));
+            add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin),
+                r->wish == SWAP_CANARY);
     }
     if (r->wish == SWAP_CANARY)
         check_wish(s);
