@@ -203,8 +203,10 @@ void keep_quarantine(struct keep *k, const struct identity *identity, const char
     CHECK(k, KEEP_MAGIC);
     pthread_mutex_lock(&k->lock);
     bool done = quarantine_add(&k->model.quarantine, identity, reason, evidence, now_ms());
-    if (done)
+    if (done) {
         keep_model_forget(&k->model, identity);
+        trials_end(&k->model.trials, identity);
+    }
     k->changes++;
     pthread_mutex_unlock(&k->lock);
     if (done)

@@ -46,6 +46,7 @@ void keep_model_init(struct keep_model *m)
 {
     list_init(&m->plugins);
     m->nplugins = 0;
+    m->trials.n = 0;
     quarantine_init(&m->quarantine);
 }
 
@@ -119,6 +120,7 @@ bool keep_model_good(struct keep_model *m, const struct kept *kept)
     list_del(&p->node);
     list_add_head(&m->plugins, &p->node);
     quarantine_remove(&m->quarantine, &kept->identity);
+    trials_end(&m->trials, &kept->identity);
     return true;
 }
 

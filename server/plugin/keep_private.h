@@ -22,6 +22,7 @@ struct keep_model {
     struct list plugins; /* changed last first */
     size_t nplugins;
     struct quarantine quarantine;
+    struct trials trials;
 };
 
 void keep_model_init(struct keep_model *m);

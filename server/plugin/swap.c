@@ -107,6 +107,7 @@ static int scan_prepare(struct swap *s)
     s->scan.config = s->round.config;
     s->scan.retry = s->round.want.retry || s->round.wish == SWAP_CANARY;
     s->scan.retry_only = s->round.wish == SWAP_CANARY ? s->round.plugin : NULL;
+    s->scan.first = s->round.first;
     s->scan.new_config = s->round.want.config != NULL;
     s->scan.active = calloc(n + ncanaries + 1u, sizeof *s->scan.active);
     if (s->scan.active == NULL)
@@ -448,6 +449,7 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
     list_init(&s->versions);
     list_init(&s->waiting);
     list_init(&s->round.asks);
+    list_init(&s->trials);
     known_init(&s->known);
     if (make_events(s) != 0) {
         free_events(s);
@@ -497,6 +499,7 @@ void swap_close(struct swap **sp)
     CHECK(s, SWAP_MAGIC);
     watch_close(&s->watch);
     loader_close(&s->loader);
+    trials_drop(s);
     if (s->phase != PHASE_IDLE || !list_empty(&s->versions)) {
         left = s;
         (void)left;

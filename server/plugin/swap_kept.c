@@ -120,6 +120,9 @@ void version_from_store(struct swap *s, struct version *v, const struct found *f
     int n =
         r->rollback
             ? asprintf(&v->store_why, "from the store: rolled back from %s: %s", r->from_id, r->why)
+        : f->waits
+            ? asprintf(&v->store_why, "from the store: %s (%.12s) is not judged yet: a canary",
+                       f->file, f->sha256)
             : asprintf(&v->store_why, "from the store: %s (%.12s) is quarantined: %s", f->file,
                        f->sha256, f->quarantined != NULL ? f->quarantined : "?");
     if (n < 0)
@@ -167,6 +170,27 @@ static void log_rollback(const struct round *r, const struct version *to)
     log_end(&line);
 }
 
+/* So that a start knows which files have only been canaries. */
+static bool note_trials(struct swap *s)
+{
+    const struct round *r = &s->round;
+    struct trial trial;
+    bool changed = false;
+    for (size_t i = 0; i < r->nleaving; i++)
+        if (r->leaving[i]->canary) {
+            identity_of(r->leaving[i], &trial.identity);
+            changed = keep_trial_end(s->deps.keep, &trial.identity) || changed;
+        }
+    for (unsigned i = 0; i < s->current->ncanaries; i++) {
+        const struct canary *c = &s->current->canaries[i];
+        identity_of(c->version, &trial.identity);
+        trial.weight = c->weight;
+        trial.held = c->held;
+        changed = keep_trial(s->deps.keep, &trial) || changed;
+    }
+    return changed;
+}
+
 /* A canary is good when it has been promoted, and one that was taken back is quarantined. */
 static bool canary_kept(struct swap *s)
 {
@@ -197,8 +221,9 @@ void kept_adopted(struct swap *s)
         log_rollback(r, r->fresh[0]);
         keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
     }
-    if (r->nfresh > 0 || changed)
-        keep_save(s->deps.keep, r->rollback || r->wish == SWAP_ABORT || s->draining);
+    bool trials = note_trials(s);
+    if (r->nfresh > 0 || changed || trials)
+        keep_save(s->deps.keep, r->rollback || r->wish == SWAP_ABORT || trials || s->draining);
 }
 
 /* ---- Names that need no probe ---------------------------------------------------------------- */

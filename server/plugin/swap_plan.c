@@ -58,6 +58,8 @@ static void take_new(struct swap *s, struct found *f)
         take_quarantined(s, f);
     if (f->kept)
         version_from_store(s, v, f);
+    if (f->waits)
+        trial_waits(s, f);
     free(f->staged);
     f->staged = NULL;
     v->state = VERSION_STAGED;

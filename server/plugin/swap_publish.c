@@ -460,6 +460,7 @@ void round_succeed(struct swap *s)
     report_swap(s, true, "ok");
     round_answer(s, &r->asks, true, "ok");
     round_free(s);
+    trials_follow(s);
     for (size_t i = 0; i < nleaving; i++)
         retire_begin(leaving[i]);
     free(leaving);
