@@ -112,6 +112,8 @@ static void put_oldest(struct json_out *j, const struct version_sums *s)
 
 const char *ops_state_name(const struct version *v)
 {
+    if (v->state == VERSION_ACTIVE && v->stand_in)
+        return "missing";
     return v->state == VERSION_ACTIVE && v->canary ? "canary" : version_state_name(v->state);
 }
 
@@ -119,7 +121,7 @@ const char *ops_reason(const struct ops *o, const struct version *v)
 {
     if (v->reason != NULL || v->state != VERSION_ACTIVE)
         return v->reason;
-    return v->from_store ? v->store_why : ops_canary_reason(o, v);
+    return v->from_store || v->stand_in ? v->store_why : ops_canary_reason(o, v);
 }
 
 static void put_version(struct json_out *j, const struct ops *o, const struct version *v)

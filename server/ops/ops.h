@@ -74,7 +74,8 @@ void ops_put_rollout(struct json_out *j, const struct ops *o, const struct versi
 const char *ops_canary_reason(const struct ops *o, const struct version *v);
 /* Why it is in the state it is in, or what is to be known of it; NULL: nothing. */
 const char *ops_reason(const struct ops *o, const struct version *v);
-/* "canary" for an active version that is one, else the state's name. */
+/* "canary" for an active version that is one, "missing" for one that stands in, else the state's
+   name. */
 const char *ops_state_name(const struct version *v);
 
 /* api_kept.c: graftctl rollback (`rest`: the plugin), and the members `kept` and `quarantined`. */

@@ -31,7 +31,7 @@ struct found {
     char *plugin;             /* NULL: not known */
     struct staged *staged;    /* FOUND_NEW */
     char signer[SIGNER_SIZE]; /* FOUND_NEW: whose signature was verified; "" = nobody's */
-    struct descriptor desc;   /* FOUND_NEW: from the probe */
+    struct descriptor desc;   /* FOUND_NEW: from the probe. FOUND_QUARANTINED: may be there */
     const char *stage;   /* failed: "scan", "stage", "signature", "preflight", "probe"; or what is
                             remembered */
     char *stage_copy;    /* its memory, when remembered */
@@ -59,6 +59,7 @@ struct scan {
     struct keep *keep;      /* may be NULL */
     bool retry;             /* what failed before or is quarantined is tried again */
     const char *retry_only; /* NULL, or the plugin that `retry` is about */
+    bool stand_ins;         /* of what is quarantined and has no good version, routes are wanted */
     bool first;             /* nothing serves yet: what is not judged waits beside the good one */
     bool new_config;        /* what serves is held against its demands, and warned of */
     struct scan_active *active;

@@ -33,7 +33,7 @@ bool canary_is_wanted(struct swap *s, const char *plugin)
 {
     if (s->round.rollback)
         return false;
-    if (generation_version(s->current, plugin) == NULL)
+    if (swap_serving(s, plugin) == NULL)
         return false; /* there is nothing beside which it could serve */
     return s->round.wish == SWAP_CANARY || canary_of(s->current, plugin) != NULL ||
            config_plugin(s->round.config, plugin)->rollout != NULL;
@@ -149,7 +149,7 @@ static void check_wish(struct swap *s)
     struct round *r = &s->round;
     struct err err;
     const struct found *f = found_of(s, r->plugin);
-    const struct version *stable = generation_version(s->current, r->plugin);
+    const struct version *stable = swap_serving(s, r->plugin);
     if (r->broken || in(r->fresh, r->nfresh, r->plugin) != NULL)
         return;
     if (stable == NULL)

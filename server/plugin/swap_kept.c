@@ -56,6 +56,14 @@ static int refuse_not_served(struct swap *s, const char *plugin, const char **wo
                    plugin);
 }
 
+static int refuse_missing(const struct version *v, struct err *err)
+{
+    return err_set(err,
+                   "%s: put another file into the plugin folder, or try it again: graftctl reload "
+                   "--retry",
+                   v->store_why);
+}
+
 int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word, struct err *err)
 {
     struct round *r = &s->round;
@@ -63,6 +71,8 @@ int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word
     *word = "refused";
     if (v == NULL)
         return refuse_not_served(s, ask->rollback, word, err);
+    if (v->stand_in)
+        return refuse_missing(v, err);
     identity_of(v, &r->from);
     if (!keep_find(s->deps.keep, v->plugin, &r->from, &s->scan.revert))
         return refuse_no_good(s, v, err);
@@ -98,11 +108,13 @@ static void set_error(struct found *f, const char *serves, const char *how)
 
 void take_quarantined(struct swap *s, struct found *f)
 {
-    const struct version *v = generation_version(s->current, f->plugin);
+    const struct version *v = swap_serving(s, f->plugin);
     if (f->kept)
         set_error(f, f->staged->id, " from the store serves");
     else if (v != NULL)
         set_error(f, v->id, " serves on");
+    else if (s->deps.after_crash)
+        set_error(f, NULL, "no good version is kept, its routes answer 503");
     else
         set_error(f, NULL, "no good version is kept, it is not served");
     bool refused = s->round.first && !f->kept;
@@ -214,7 +226,7 @@ void kept_adopted(struct swap *s)
     struct round *r = &s->round;
     bool changed = canary_kept(s);
     for (size_t i = 0; i < r->nfresh; i++)
-        if (!r->fresh[i]->canary)
+        if (!r->fresh[i]->canary && !r->fresh[i]->stand_in)
             note_good(s, r->fresh[i]);
     if (r->rollback && r->nfresh > 0) {
         s->counts.rollbacks++;

@@ -119,6 +119,8 @@ void want_clear(struct want *w);
 void timer_set_ms(struct event *timer, unsigned ms);
 
 /* swap_plan.c */
+/* What serves of the plugin; NULL: nothing, or somebody stands in for it. */
+struct version *swap_serving(const struct swap *s, const char *plugin);
 void round_scanned(struct swap *s);                      /* the scan has been made */
 bool round_forgives(struct swap *s, const char *plugin); /* the first load, required: false */
 

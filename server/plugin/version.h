@@ -181,6 +181,7 @@ struct version {
     char signer[SIGNER_SIZE]; /* whose signature of the file was verified; "" = nobody's */
     bool from_store;          /* not the file in the plugin folder: plugin/keep.h */
     char *store_why;          /* NULL: no memory for it */
+    bool stand_in;            /* for a plugin that is missing: plugin/stand_in.h; store_why: why */
     struct event *deadline;   /* timeouts_ms.retire; NULL: none */
     struct event *lookout;    /* while workers let go: does a callback hang? */
     struct list every;        /* graft_every registrations (plugin/every.h) */
