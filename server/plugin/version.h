@@ -112,6 +112,7 @@ enum retire_step {
 
 /* plugin/health.h. Control's, but for what the job writes. */
 struct version_health {
+    struct list node; /* of those that run or wait, while it does */
     struct pool_job job;
     struct msg back;
     bool running, unwell, told;
