@@ -97,6 +97,12 @@ void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest)
     wish(o, req, rest, SWAP_ABORT, NULL);
 }
 
+const char *ops_canary_reason(const struct ops *o, const struct version *v)
+{
+    const struct rollout *r = rollout_of(swap_rollouts(o->swap), v);
+    return r != NULL && r->held ? "its share is held by hand until canary, promote or abort" : NULL;
+}
+
 static void put_side(struct json_out *j, const char *key, const struct judge_sample *s,
                      double error_rate, uint64_t p99_us)
 {
@@ -117,6 +123,7 @@ void ops_put_rollout(struct json_out *j, const struct ops *o, const struct versi
     const struct judgement *a = &r->judgement;
     json_open(j, "rollout", '{');
     json_put_z(j, "stable", r->stable);
+    json_put_bool(j, "held", r->held);
     json_put_z(j, "verdict", verdicts[a->verdict]);
     json_put_z(j, "why", a->why);
     put_side(j, "canary", &r->sample, a->error_rate, a->p99_us);

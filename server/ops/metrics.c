@@ -256,12 +256,14 @@ static void write_swaps(struct view *v)
 static void write_states(struct view *v)
 {
     uint64_t by_state[VERSION_STUCK + 1] = { 0 };
-    uint64_t canaries = 0;
+    uint64_t canaries = 0, missing = 0;
     list_each (it, swap_versions(v->ops->swap)) {
         const struct version *one = list_entry(it, struct version, node);
         bool canary = one->state == VERSION_ACTIVE && one->canary;
+        bool stands_in = one->state == VERSION_ACTIVE && one->stand_in;
         canaries += canary;
-        by_state[one->state] += !canary;
+        missing += stands_in;
+        by_state[one->state] += !canary && !stands_in;
     }
     family(v, "graft_versions", "gauge", "Loaded versions, by state.");
     for (int s = 0; s <= VERSION_STUCK; s++) {
@@ -272,6 +274,7 @@ static void write_states(struct view *v)
         sample(v, "graft_versions", labels, by_state[s]);
     }
     sample(v, "graft_versions", "state=\"canary\"", canaries);
+    sample(v, "graft_versions", "state=\"missing\"", missing);
     single(v, "graft_versions_retired_total", "counter", "Versions that were unmapped.",
            swap_counts(v->ops->swap)->retired);
 }

@@ -27,6 +27,7 @@ struct version;
 struct canary {
     struct version *version, *stable; /* of one plugin */
     unsigned weight;                  /* percent of the requests: 0 to 99 */
+    bool held;                        /* set by hand: its rollout takes no step by itself */
     unsigned shadow;   /* percent of the stable version's that are tried on it too: 0 to 100 */
     bool shadow_asked; /* by hand, rather than by the configuration */
     enum config_sticky sticky;

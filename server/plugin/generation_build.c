@@ -217,10 +217,14 @@ static int conflict(struct build *b, const struct gen_route *route, const struct
                    other->id);
 }
 
-/* A version whose job it is to be new is blamed rather than one that serves already. */
+/* A version whose job it is to be new is blamed rather than one that serves already, and of two new
+   ones the one that only stands in for another: the round can do without it. */
 static void prefer_new(struct generation_fault *fault)
 {
-    if (fault->blame == NULL || fault->other == NULL || fault->blame->state != VERSION_ACTIVE)
+    if (fault->blame == NULL || fault->other == NULL)
+        return;
+    bool spare = fault->other->stand_in && fault->other->state != VERSION_ACTIVE;
+    if (fault->blame->state != VERSION_ACTIVE && !spare)
         return;
     const struct version *other = fault->other;
     fault->other = fault->blame;

@@ -174,6 +174,10 @@ static void decide(struct rollouts *rs, struct rollout *r)
     }
     if (r->judgement.verdict == JUDGE_WORSE)
         ask(rs, r, SWAP_ABORT, 0);
+    else if (r->held && over && r->judgement.verdict == JUDGE_GOOD)
+        tell(r, "is no worse; its share is held by hand: promote it, or set another");
+    else if (r->held)
+        return;
     else if (over && (r->judgement.verdict == JUDGE_GOOD || r->weight == 0))
         advance(rs, r, how); /* at 0 % there is nothing to be judged */
     else if (over)
@@ -267,6 +271,7 @@ void rollouts_follow(struct rollouts *rs, const struct generation *g)
         snprintf(r->stable, sizeof r->stable, "%s", c->stable->id);
         if (fresh || r->weight != c->weight)
             step(r, c);
+        r->held = c->held;
     }
     if (g->ncanaries > 0)
         look_again(rs);

@@ -33,7 +33,7 @@ bool canary_is_wanted(struct swap *s, const char *plugin)
 {
     if (s->round.rollback)
         return false;
-    if (generation_version(s->current, plugin) == NULL)
+    if (swap_serving(s, plugin) == NULL)
         return false; /* there is nothing beside which it could serve */
     return s->round.wish == SWAP_CANARY || canary_of(s->current, plugin) != NULL ||
            config_plugin(s->round.config, plugin)->rollout != NULL;
@@ -50,7 +50,7 @@ static void refuse(struct swap *s, const char *id, const char *stage, const stru
 }
 
 static struct canary *add(struct swap *s, struct version *v, struct version *stable,
-                          unsigned weight)
+                          unsigned weight, bool held)
 {
     struct round *r = &s->round;
     const struct config_rollout *how = config_plugin(r->config, v->plugin)->rollout;
@@ -64,7 +64,7 @@ static struct canary *add(struct swap *s, struct version *v, struct version *sta
         return NULL;
     }
     struct canary *c = &r->canaries[r->ncanaries++];
-    *c = (struct canary){ .version = v, .stable = stable, .weight = weight };
+    *c = (struct canary){ .version = v, .stable = stable, .weight = weight, .held = held };
     if (how != NULL) {
         c->sticky = how->sticky;
         c->header = how->header;
@@ -146,13 +146,14 @@ static void go_on(struct swap *s, const struct canary *c)
         leave(s, c->version, "removed");
         return;
     }
-    struct canary *next = add(s, c->version, stable, c->weight);
+    struct canary *next = add(s, c->version, stable, c->weight, c->held);
     if (next != NULL)
         give_shadow(s, next, c);
     if (next != NULL && r->wish == SWAP_CANARY && strcmp(plugin, r->plugin) == 0 &&
         is_version(s, f, c->version)) {
         next->weight = r->weight;
-        r->reweighed = next->weight != c->weight || next->shadow != c->shadow;
+        next->held = true;
+        r->reweighed = next->weight != c->weight || next->shadow != c->shadow || !c->held;
     }
 }
 
@@ -162,7 +163,7 @@ static void check_wish(struct swap *s)
     struct round *r = &s->round;
     struct err err;
     const struct found *f = found_of(s, r->plugin);
-    const struct version *stable = generation_version(s->current, r->plugin);
+    const struct version *stable = swap_serving(s, r->plugin);
     if (r->broken || in(r->fresh, r->nfresh, r->plugin) != NULL)
         return;
     if (stable == NULL)
@@ -194,7 +195,8 @@ void canary_plan(struct swap *s)
         struct version *v = r->fresh[i];
         struct canary *c = NULL;
         if (v->canary)
-            c = add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin));
+            c = add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin),
+                    r->wish == SWAP_CANARY);
         if (c != NULL)
             give_shadow(s, c, canary_of(s->current, v->plugin));
     }

@@ -114,6 +114,7 @@ enum retire_step {
 
 /* plugin/health.h. Control's, but for what the job writes. */
 struct version_health {
+    struct list node; /* of those that run or wait, while it does */
     struct pool_job job;
     struct msg back;
     bool running, unwell, told;
@@ -185,6 +186,7 @@ struct version {
     char signer[SIGNER_SIZE]; /* whose signature of the file was verified; "" = nobody's */
     bool from_store;          /* not the file in the plugin folder: plugin/keep.h */
     char *store_why;          /* NULL: no memory for it */
+    bool stand_in;            /* for a plugin that is missing: plugin/stand_in.h; store_why: why */
     struct event *deadline;   /* timeouts_ms.retire; NULL: none */
     struct event *lookout;    /* while workers let go: does a callback hang? */
     struct list every;        /* graft_every registrations (plugin/every.h) */
