@@ -340,7 +340,7 @@ def _():
     found = s.get("/greedy").json()
     is_(found["got"], 64, "64 of 5,000")
     said = s.find_events(plugin="greedy", msg=re.compile("more than 64 blocks"))
-    ok(said, "the log tells why")
+    within(len(said), 1, 8, "the log tells why, but not 4,936 times")
     is_(s.get("/greedy/add").status, 200, "it serves with what it has")
     wait_for(lambda: len(kept(s)) == 64, 10, "64 are kept")
     for n in range(3):
