@@ -25,7 +25,8 @@
 #define FLUSH_MS      1000
 #define NOTIFY_MS     100 /* until systemd is asked again for room */
 #define SEQ_MAX       1000000000u
-#define BURST         64 /* messages that are read before anything else is looked after */
+#define BURST         64   /* messages that are read before anything else is looked after */
+#define LAST_WORDS    4096 /* and of one that is dead: more than the kernel has room for */
 
 static struct supervisor the_supervisor = {
     .held = { .magic = SERVER_MAGIC,
@@ -206,11 +207,11 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
 
 /* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
    told by waitpid. */
-static void listen_to_child(struct supervisor *sv)
+static void listen_to_child(struct supervisor *sv, int most)
 {
     struct child *c = &sv->child;
     struct wire_message m;
-    for (int i = 0; i < BURST && c->wire >= 0; i++) {
+    for (int i = 0; i < most && c->wire >= 0; i++) {
         switch (wire_receive(c->wire, &m, 0)) {
         case WIRE_GOT:
             act_on_message(sv, &m);
@@ -279,7 +280,7 @@ static void reap(struct supervisor *sv)
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         if (pid == sv->child.pid)
-            listen_to_child(sv); /* its last words: it may be among the dying then */
+            listen_to_child(sv, LAST_WORDS); /* it may be among the dying then */
         if (pid == sv->child.pid) {
             child_ended(sv, status);
             continue;
@@ -375,7 +376,7 @@ static void turn(struct supervisor *sv)
     poll(fds, log_to >= 0 ? 4 : 3, wait_ms(sv));
     for (int signo; sv->exit_status < 0 && (signo = signals_next(sv->signal_fd)) != 0;)
         act_on_signal(sv, signo);
-    listen_to_child(sv);
+    listen_to_child(sv, BURST);
     reap(sv);
     if (sv->exit_status < 0)
         look_at_clock(sv);
