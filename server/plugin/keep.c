@@ -3,6 +3,7 @@
  * model; it is never held while a file is touched. One job at a time copies and one writes: what
  * changes meanwhile is left to the next one.
  */
+#include "plugin/barred.h"
 #include "plugin/keep_private.h"
 
 #include "base/log.h"
@@ -281,6 +282,17 @@ static void open_inside(struct keep *k, struct stage *stage)
     keep_folder_sweep(&k->folder, is_wanted, k);
 }
 
+/* What the process before had answered and had not written. */
+static void take_barred(const struct barred *b, void *arg)
+{
+    struct keep *k = arg;
+    if (quarantine_find(&k->model.quarantine, &b->identity) != NULL ||
+        !quarantine_add(&k->model.quarantine, &b->identity, b->reason, NULL, b->when_ms))
+        return;
+    keep_model_forget(&k->model, &b->identity);
+    k->changes++;
+}
+
 struct keep *keep_open(const char *configured, struct stage *stage, int lock)
 {
     struct keep *k = calloc(1, sizeof *k);
@@ -291,9 +303,9 @@ struct keep *keep_open(const char *configured, struct stage *stage, int lock)
     pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
     open_lasting(k, configured, lock);
-    if (k->lasting)
-        return k;
-    open_inside(k, stage);
+    if (!k->lasting)
+        open_inside(k, stage);
+    barred_each(take_barred, k);
     return k;
 }
 
@@ -333,6 +345,7 @@ void keep_good(struct keep *k, const struct kept *kept)
     pthread_mutex_lock(&k->lock);
     bool forgiven = quarantine_find(&k->model.quarantine, &kept->identity) != NULL;
     bool done = keep_model_good(&k->model, &mine);
+    barred_remove(&kept->identity);
     k->changes++;
     pthread_mutex_unlock(&k->lock);
     if (done && forgiven)
@@ -376,6 +389,7 @@ void keep_quarantine(struct keep *k, const struct identity *identity, const char
     CHECK(k, KEEP_MAGIC);
     pthread_mutex_lock(&k->lock);
     bool done = quarantine_add(&k->model.quarantine, identity, reason, evidence, now_ms());
+    barred_add(identity, reason, now_ms());
     if (done)
         keep_model_forget(&k->model, identity);
     k->changes++;
@@ -594,13 +608,15 @@ static int write_index(struct keep *k, struct err *err)
     struct buf text = { 0 };
     pthread_mutex_lock(&k->lock);
     int rc = keep_index_write(&k->model, &text);
-    uint64_t changes = k->changes;
+    uint64_t changes = k->changes, barred = barred_added();
     pthread_mutex_unlock(&k->lock);
     rc = rc != 0 ? err_set(err, "out of memory") : keep_folder_write(&k->folder, &text, err);
     buf_fini(&text);
     pthread_mutex_lock(&k->lock);
-    if (rc == 0)
+    if (rc == 0) {
         k->written = changes;
+        barred_written(barred);
+    }
     pthread_mutex_unlock(&k->lock);
     return rc;
 }
