@@ -6,10 +6,12 @@
 #include <string.h>
 
 static struct barred_area *area;
+static uint64_t first; /* that waits; what the process that dies writes from now on may be lost */
 
 void barred_open(struct barred_area *at)
 {
     area = at;
+    first = at != NULL ? atomic_load(&at->written) : 0;
 }
 
 void barred_add(const struct identity *identity, const char *reason, int64_t when_ms)
@@ -70,7 +72,7 @@ void barred_each(void (*fn)(const struct barred *b, void *arg), void *arg)
 {
     if (area == NULL)
         return;
-    uint64_t added = atomic_load(&area->added), n = atomic_load(&area->written);
+    uint64_t added = atomic_load(&area->added), n = first;
     if (n > added || added - n > BARRED_MAX)
         n = added > BARRED_MAX ? added - BARRED_MAX : 0;
     for (; n < added; n++) {

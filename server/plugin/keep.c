@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,9 @@ struct keep {
     struct job copy, save; /* new files; all the rest */
     bool copying, copy_again, copy_failed;
     bool saving, save_again, save_behind; /* behind: as soon as files are copied */
-    bool told;                            /* that it cannot be written, and it has not been since */
+    bool lacking;                         /* see keep_lacks */
+    struct err lacks;
+    bool told; /* that it cannot be written, and it has not been since */
 };
 
 #define COPY_MS   20 /* the versions left behind go first */
@@ -200,6 +203,13 @@ static void close_folder(struct keep *k)
     k->usable = k->lasting = false;
 }
 
+/* With more descriptors or memory it would have been read. */
+static void note_lack(struct keep *k, const struct err *why)
+{
+    k->lacking = true;
+    k->lacks = *why;
+}
+
 /* 0: what it says is in the model, or it said nothing; -1: the folder is not for us. */
 static int read_index(struct keep *k, struct err *err)
 {
@@ -207,7 +217,13 @@ static int read_index(struct keep *k, struct err *err)
     bool newer = false;
     char name[PATH_MAX + 16];
     snprintf(name, sizeof name, "%s/index.json", k->folder.path);
+    errno = 0;
     int rc = keep_folder_read(&k->folder, &text, err);
+    if (rc < 0 && err_is_lack(errno)) {
+        note_lack(k, err);
+        buf_fini(&text);
+        return -1;
+    }
     if (rc == 0)
         rc = keep_index_read(name, buf_str(&text).ptr, text.len, &k->model, &newer, err);
     buf_fini(&text);
@@ -248,7 +264,10 @@ static void forget_missing(struct keep *k)
 static void open_lasting(struct keep *k, const char *configured, int lock)
 {
     struct err err;
+    errno = 0;
     int rc = keep_folder_open(&k->folder, configured, lock, &err);
+    if (rc < 0 && err_is_lack(errno) && errno != ENOSPC && errno != EDQUOT)
+        note_lack(k, &err);
     if (rc == 0) {
         k->usable = k->lasting = true;
         rc = read_index(k, &err);
@@ -259,6 +278,8 @@ static void open_lasting(struct keep *k, const char *configured, int lock)
         }
         close_folder(k);
     }
+    if (k->lacking)
+        return;
     if (rc > 0)
         log_msg(LOG_INFO, "state",
                 "no state folder: good versions and the quarantine are kept "
@@ -303,10 +324,19 @@ struct keep *keep_open(const char *configured, struct stage *stage, int lock)
     pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
     open_lasting(k, configured, lock);
+    if (k->lacking)
+        return k;
     if (!k->lasting)
         open_inside(k, stage);
     barred_each(take_barred, k);
     return k;
+}
+
+bool keep_lacks(const struct keep *k, struct err *err)
+{
+    if (k->lacking)
+        *err = k->lacks;
+    return k->lacking;
 }
 
 void keep_close(struct keep *k)

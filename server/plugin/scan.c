@@ -465,7 +465,7 @@ void scan_work(struct job *job)
                 warn_unsigned(s, &s->found[i], dirfd);
             }
         find_duplicates(s);
-        scan_serve_kept(s);
+        job->rc = scan_serve_kept(s, &job->err);
     } else {
         job->rc = -1;
     }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "plugin/preflight.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,13 +100,21 @@ static bool serves(const struct scan *s, const char *plugin)
     return false;
 }
 
-/* From the newest on; one that cannot be used is forgotten, so this ends. */
-static void serve_kept(struct scan *s, struct found *f)
+/* From the newest on; one that cannot be used is forgotten, so this ends. For want of descriptors,
+   memory or room none is: the scan fails, and the next one may have them. */
+static int serve_kept(struct scan *s, struct found *f, struct err *out)
 {
     struct kept kept;
     struct err err;
     while (keep_find(s->keep, f->plugin, NULL, &kept)) {
-        int rc = take(s, f, &kept, &err);
+        errno = 0;
+        int rc = take(s, f, &kept, &err), why = errno;
+        if (rc != 0 && err_is_lack(why)) {
+            err_set(out, "plugin \"%s\": the kept version %.12s cannot be used now: %s", f->plugin,
+                    kept.identity.sha256, err.text);
+            kept_fini(&kept);
+            return -1;
+        }
         if (rc != 0) {
             log_msg(LOG_WARN, "plugin_warning",
                     "plugin \"%s\": the kept version %.12s cannot be used: %s", f->plugin,
@@ -114,15 +123,18 @@ static void serve_kept(struct scan *s, struct found *f)
         }
         kept_fini(&kept);
         if (rc == 0)
-            return;
+            break;
     }
+    return 0;
 }
 
-void scan_serve_kept(struct scan *s)
+int scan_serve_kept(struct scan *s, struct err *err)
 {
     for (size_t i = 0; i < s->nfound; i++)
-        if (s->found[i].kind == FOUND_QUARANTINED && !serves(s, s->found[i].plugin))
-            serve_kept(s, &s->found[i]);
+        if (s->found[i].kind == FOUND_QUARANTINED && !serves(s, s->found[i].plugin) &&
+            serve_kept(s, &s->found[i], err) != 0)
+            return -1;
+    return 0;
 }
 
 /* ---- Rollback -------------------------------------------------------------------------------- */

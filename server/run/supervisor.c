@@ -51,7 +51,7 @@ static unsigned wait_of(unsigned n)
 /* At once, then later and later, as long as they do not live crash_window_ms. */
 static unsigned back_off(struct supervisor *sv, const struct child *c)
 {
-    if (clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
+    if (c->ready && clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
         sv->in_row = 0;
     unsigned n = sv->in_row++;
     return n == 0 ? 0 : wait_of(n);
