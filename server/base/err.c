@@ -4,6 +4,7 @@
  */
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,4 +47,10 @@ int err_prefix(struct err *err, const char *fmt, ...)
     err_vset(&prefix, fmt, ap);
     va_end(ap);
     return err_set(err, "%s: %s", prefix.text, err->text);
+}
+
+bool err_is_lack(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOSPC ||
+           error == EDQUOT;
 }

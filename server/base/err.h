@@ -20,4 +20,8 @@ COLD int err_vset(struct err *err, const char *fmt, va_list ap) PRINTF_LIKE(2, 0
 /* Puts "<prefix>: " before what is there; returns -1. */
 COLD int err_prefix(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* An errno of want, not of fault: descriptors, memory or room may be there the next time, so
+   nothing is given up for it. */
+COLD bool err_is_lack(int error);
+
 #endif

@@ -2,10 +2,12 @@
  * The store opened and closed, what is told to it and what it is asked. One lock guards the model;
  * it is never held while a file is touched.
  */
+#include "plugin/barred.h"
 #include "plugin/keep_private.h"
 
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,13 @@ static void close_folder(struct keep *k)
     k->usable = k->lasting = false;
 }
 
+/* With more descriptors or memory it would have been read. */
+static void note_lack(struct keep *k, const struct err *why)
+{
+    k->lacking = true;
+    k->lacks = *why;
+}
+
 /* 0: what it says is in the model, or it said nothing; -1: the folder is not for us. */
 static int read_index(struct keep *k, struct err *err)
 {
@@ -33,7 +42,13 @@ static int read_index(struct keep *k, struct err *err)
     bool newer = false;
     char name[PATH_MAX + 16];
     snprintf(name, sizeof name, "%s/index.json", k->folder.path);
+    errno = 0;
     int rc = keep_folder_read(&k->folder, &text, err);
+    if (rc < 0 && err_is_lack(errno)) {
+        note_lack(k, err);
+        buf_fini(&text);
+        return -1;
+    }
     if (rc == 0)
         rc = keep_index_read(name, buf_str(&text).ptr, text.len, &k->model, &newer, err);
     buf_fini(&text);
@@ -74,7 +89,10 @@ static void forget_missing(struct keep *k)
 static void open_lasting(struct keep *k, const char *configured, int lock)
 {
     struct err err;
+    errno = 0;
     int rc = keep_folder_open(&k->folder, configured, lock, &err);
+    if (rc < 0 && err_is_lack(errno) && errno != ENOSPC && errno != EDQUOT)
+        note_lack(k, &err);
     if (rc == 0) {
         k->usable = k->lasting = true;
         rc = read_index(k, &err);
@@ -85,6 +103,8 @@ static void open_lasting(struct keep *k, const char *configured, int lock)
         }
         close_folder(k);
     }
+    if (k->lacking)
+        return;
     if (rc > 0)
         log_msg(LOG_INFO, "state",
                 "no state folder: good versions and the quarantine are kept "
@@ -108,6 +128,18 @@ static void open_inside(struct keep *k, struct stage *stage)
     keep_folder_sweep(&k->folder, keep_is_wanted, k);
 }
 
+/* What the process before had answered and had not written. */
+static void take_barred(const struct barred *b, void *arg)
+{
+    struct keep *k = arg;
+    if (quarantine_find(&k->model.quarantine, &b->identity) != NULL ||
+        !quarantine_add(&k->model.quarantine, &b->identity, b->reason, NULL, b->when_ms))
+        return;
+    keep_model_forget(&k->model, &b->identity);
+    trials_end(&k->model.trials, &b->identity);
+    k->changes++;
+}
+
 struct keep *keep_open(const char *configured, struct stage *stage, int lock)
 {
     struct keep *k = calloc(1, sizeof *k);
@@ -118,10 +150,19 @@ struct keep *keep_open(const char *configured, struct stage *stage, int lock)
     pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
     open_lasting(k, configured, lock);
-    if (k->lasting)
+    if (k->lacking)
         return k;
-    open_inside(k, stage);
+    if (!k->lasting)
+        open_inside(k, stage);
+    barred_each(take_barred, k);
     return k;
+}
+
+bool keep_lacks(const struct keep *k, struct err *err)
+{
+    if (k->lacking)
+        *err = k->lacks;
+    return k->lacking;
 }
 
 void keep_close(struct keep *k)
@@ -160,6 +201,7 @@ void keep_good(struct keep *k, const struct kept *kept)
     pthread_mutex_lock(&k->lock);
     bool forgiven = quarantine_find(&k->model.quarantine, &kept->identity) != NULL;
     bool done = keep_model_good(&k->model, &mine);
+    barred_remove(&kept->identity);
     k->changes++;
     pthread_mutex_unlock(&k->lock);
     if (done && forgiven)
@@ -203,6 +245,7 @@ void keep_quarantine(struct keep *k, const struct identity *identity, const char
     CHECK(k, KEEP_MAGIC);
     pthread_mutex_lock(&k->lock);
     bool done = quarantine_add(&k->model.quarantine, identity, reason, evidence, now_ms());
+    barred_add(identity, reason, now_ms());
     if (done) {
         keep_model_forget(&k->model, identity);
         trials_end(&k->model.trials, identity);

@@ -55,6 +55,9 @@ int keep_lock(const char *configured);
  * thread, before the others; may block.
  */
 struct keep *keep_open(const char *configured, struct stage *stage, int lock);
+/* It could not be opened for want of descriptors or memory, and is not to be used: whoever went on
+   without it would load again what was quarantined. */
+bool keep_lacks(const struct keep *k, struct err *err);
 void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
 const char *keep_path(const struct keep *k); /* NULL: until the restart */
 

@@ -141,6 +141,7 @@ static int open_root(const char *path, struct err *err)
     else
         err_set(err, "%s: %s: set state_dir to a folder that can be made or is ours", path,
                 strerror(why));
+    errno = why;
     return -1;
 }
 
@@ -239,8 +240,8 @@ static bool is_ours_yet(const struct keep_folder *f)
     return ours;
 }
 
-/* From now on nobody else's. On a disk that is full it is shared with a process that had it: to read
-   it is more than that. */
+/* From now on nobody else's. On a disk that is full it is shared with a process that had it: to
+   read it is more than that. */
 static int own(struct keep_folder *f, struct err *err)
 {
     f->owner_fd = openat(f->dir_fd, OWNER, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -304,7 +305,9 @@ int keep_folder_open(struct keep_folder *f, const char *configured, int lock, st
     int rc = open_locked(f, configured, lock, err);
     if (rc == 0 && open_files(f, err) == 0)
         return 0;
+    int why = errno;
     keep_folder_close(f);
+    errno = why;
     return rc > 0 ? 1 : -1;
 }
 
@@ -321,7 +324,9 @@ int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct 
         err_set(err, "%s: %s", f->path, strerror(errno));
     else if (open_files(f, err) == 0)
         return 0;
+    int why = errno;
     keep_folder_close(f);
+    errno = why;
     return -1;
 }
 

@@ -92,6 +92,8 @@ struct keep {
     struct job copy, save; /* new files; all the rest */
     bool copying, copy_again, copy_failed;
     bool saving, save_again, save_behind; /* behind: as soon as files are copied */
+    bool lacking;                         /* see keep_lacks */
+    struct err lacks;
     bool told;                            /* that it cannot be written, and it has not been since */
 };
 

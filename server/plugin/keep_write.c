@@ -2,6 +2,7 @@
  * When and how the store is written. One job at a time copies and one writes: what changes
  * meanwhile is left to the next one.
  */
+#include "plugin/barred.h"
 #include "plugin/keep_private.h"
 
 #include "base/log.h"
@@ -135,13 +136,15 @@ static int write_index(struct keep *k, struct err *err)
     struct buf text = { 0 };
     pthread_mutex_lock(&k->lock);
     int rc = keep_index_write(&k->model, &text);
-    uint64_t changes = k->changes;
+    uint64_t changes = k->changes, barred = barred_added();
     pthread_mutex_unlock(&k->lock);
     rc = rc != 0 ? err_set(err, "out of memory") : keep_folder_write(&k->folder, &text, err);
     buf_fini(&text);
     pthread_mutex_lock(&k->lock);
-    if (rc == 0)
+    if (rc == 0) {
         k->written = changes;
+        barred_written(barred);
+    }
     pthread_mutex_unlock(&k->lock);
     return rc;
 }

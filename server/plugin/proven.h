@@ -7,6 +7,7 @@
 #ifndef GRAFT_PLUGIN_PROVEN_H
 #define GRAFT_PLUGIN_PROVEN_H
 
+#include "plugin/barred.h"
 #include "plugin/descriptor.h"
 
 #define PROVEN_SIZE (256u << 10)
@@ -14,6 +15,7 @@
 struct proven_area {
     _Atomic(uint32_t) used; /* of bytes: whole entries */
     unsigned char bytes[PROVEN_SIZE];
+    struct barred_area barred; /* not ours: see barred.h */
 };
 
 /* From now on; without it nothing is known. */

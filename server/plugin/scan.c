@@ -491,7 +491,7 @@ void scan_work(struct job *job)
                 warn_unsigned(s, &s->found[i], dirfd);
             }
         find_duplicates(s);
-        scan_serve_kept(s);
+        job->rc = scan_serve_kept(s, &job->err);
         describe_all_missing(s, dirfd);
     } else {
         job->rc = -1;

@@ -81,7 +81,8 @@ void scan_fini(struct scan *s); /* what is staged and not taken (staged = NULL) 
 /* scan_kept.c, for scan.c. [loader] */
 bool scan_is_quarantined(struct scan *s, struct found *f, const struct config_plugin *cfg);
 bool scan_describe_good(struct scan *s, struct found *f); /* without a probe; false: it needs one */
-void scan_serve_kept(struct scan *s); /* in place of quarantined files, where nothing serves, and,
-                                         at the start, of files that are not judged yet */
+/* In place of quarantined files, where nothing serves, and, at the start, of files that are not judged
+   yet. -1: it cannot be said now which can be used. */
+int scan_serve_kept(struct scan *s, struct err *err);
 
 #endif

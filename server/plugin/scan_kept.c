@@ -1,14 +1,15 @@
 /*
  * [loader] Where a scan meets the store: a file that is quarantined is left alone, and when nothing
  * of its plugin serves, the last good version takes its place, as it does at the start for a file
- * that was a canary or is to have a rollout; a known good file need not be probed; and a rollback is
- * a scan that looks at nothing but the store.
+ * that was a canary or is to have a rollout; a known good file need not be probed; and a rollback
+ * is a scan that looks at nothing but the store.
  */
 #include "plugin/scan.h"
 
 #include "base/log.h"
 #include "plugin/preflight.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,23 +101,34 @@ static bool serves(const struct scan *s, const char *plugin)
     return false;
 }
 
+/* As take, 0. 1: it cannot be used, and is forgotten. For want of descriptors, memory or room it is
+   not: -1, the scan fails, and the next one may have them. */
+static int take_kept(struct scan *s, struct found *f, const struct kept *kept, struct err *out)
+{
+    struct err err;
+    errno = 0;
+    int rc = take(s, f, kept, &err), why = errno;
+    if (rc == 0)
+        return 0;
+    if (err_is_lack(why))
+        return err_set(out, "plugin \"%s\": the kept version %.12s cannot be used now: %s",
+                       kept->identity.plugin, kept->identity.sha256, err.text);
+    log_msg(LOG_WARN, "plugin_warning", "plugin \"%s\": the kept version %.12s cannot be used: %s",
+            kept->identity.plugin, kept->identity.sha256, err.text);
+    keep_forget(s->keep, &kept->identity);
+    return 1;
+}
+
 /* From the newest on; one that cannot be used is forgotten, so this ends. */
-static void serve_kept(struct scan *s, struct found *f)
+static int serve_kept(struct scan *s, struct found *f, struct err *err)
 {
     struct kept kept;
-    struct err err;
-    while (keep_find(s->keep, f->plugin, NULL, &kept)) {
-        int rc = take(s, f, &kept, &err);
-        if (rc != 0) {
-            log_msg(LOG_WARN, "plugin_warning",
-                    "plugin \"%s\": the kept version %.12s cannot be used: %s", f->plugin,
-                    kept.identity.sha256, err.text);
-            keep_forget(s->keep, &kept.identity);
-        }
+    int rc = 1;
+    while (rc > 0 && keep_find(s->keep, f->plugin, NULL, &kept)) {
+        rc = take_kept(s, f, &kept, err);
         kept_fini(&kept);
-        if (rc == 0)
-            return;
     }
+    return rc < 0 ? -1 : 0;
 }
 
 /* Not good yet: it was a canary when the process before ended, or has changed meanwhile and a
@@ -137,18 +149,16 @@ static bool is_unjudged(struct scan *s, struct found *f, struct kept *good)
     return false;
 }
 
-/* The good version serves; the file, which is found again by the next scan, follows as a canary. */
-static bool serve_beside(struct scan *s, struct found *f, const struct kept *good)
+/* The good version serves; the file, which is found again by the next scan, follows as a canary.
+   1: it cannot be used; -1: not now. */
+static int serve_beside(struct scan *s, struct found *f, const struct kept *good, struct err *err)
 {
     struct found instead = { .path = f->path, .file = f->file };
-    struct err err;
-    if (take(s, &instead, good, &err) != 0) {
-        log_msg(LOG_WARN, "plugin_warning",
-                "plugin \"%s\": the kept version %.12s cannot be used: %s", f->plugin,
-                good->identity.sha256, err.text);
+    int rc = take_kept(s, &instead, good, err);
+    if (rc != 0) {
         descriptor_fini(&instead.desc);
         free(instead.config_text);
-        return false;
+        return rc;
     }
     unstage(s, f);
     descriptor_fini(&f->desc);
@@ -159,31 +169,32 @@ static bool serve_beside(struct scan *s, struct found *f, const struct kept *goo
     memcpy(f->config_sha256, instead.config_sha256, sizeof f->config_sha256);
     memcpy(f->signer, instead.signer, sizeof f->signer);
     f->kept = f->waits = true;
-    return true;
+    return 0;
 }
 
-static void hold_back(struct scan *s, struct found *f)
+static int hold_back(struct scan *s, struct found *f, struct err *err)
 {
     struct kept good;
     while (is_unjudged(s, f, &good)) {
-        bool done = serve_beside(s, f, &good);
-        if (!done)
-            keep_forget(s->keep, &good.identity);
+        int rc = serve_beside(s, f, &good, err);
         kept_fini(&good);
-        if (done)
-            return;
+        if (rc <= 0)
+            return rc;
     }
+    return 0;
 }
 
-void scan_serve_kept(struct scan *s)
+int scan_serve_kept(struct scan *s, struct err *err)
 {
-    for (size_t i = 0; i < s->nfound; i++) {
+    int rc = 0;
+    for (size_t i = 0; i < s->nfound && rc == 0; i++) {
         struct found *f = &s->found[i];
         if (f->kind == FOUND_QUARANTINED && !serves(s, f->plugin))
-            serve_kept(s, f);
+            rc = serve_kept(s, f, err);
         else if (f->kind == FOUND_NEW && s->first)
-            hold_back(s, f);
+            rc = hold_back(s, f, err);
     }
+    return rc;
 }
 
 /* ---- Rollback -------------------------------------------------------------------------------- */

@@ -200,9 +200,13 @@ static int open_resources(struct server *s, struct err *err)
 {
     if (s->boss == NULL && server_open_held(s, err) != 0)
         return -1;
+    if (s->boss != NULL)
+        raise_descriptors(s->config); /* the supervisor's own may have been lowered meanwhile */
     s->keep = keep_open(s->config->state_dir, s->stage, s->state_lock);
     if (s->keep == NULL)
         return err_set(err, "out of memory");
+    if (keep_lacks(s->keep, err))
+        return -1;
     note_crash(s);
     boss_keep_blocks(s->boss);
     s->probe = probe_open(NULL, err);

@@ -45,31 +45,38 @@ static void restart_in(struct supervisor *sv, unsigned ms)
     sv->restart_at_ms = clock_ms() + ms;
 }
 
+/* Before the n-th try in a row; the first of them is 1. */
+static unsigned wait_of(unsigned n)
+{
+    return n > 6 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << (n - 1);
+}
+
 /* At once, then later and later, as long as they do not live crash_window_ms. */
 static unsigned back_off(struct supervisor *sv, const struct child *c)
 {
-    if (clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
+    if (c->ready && clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
         sv->in_row = 0;
     unsigned n = sv->in_row++;
-    if (n == 0)
-        return 0;
-    return n > 6 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << (n - 1);
+    return n == 0 ? 0 : wait_of(n);
 }
 
 static void spawn(struct supervisor *sv)
 {
     struct err err;
     sv->restart_at_ms = 0;
-    if (supervisor_spawn(sv, &err) == 0)
+    if (supervisor_spawn(sv, &err) == 0) {
+        sv->unspawned = 0;
         return;
+    }
     if (sv->starts == 0) {
         log_flush(FLUSH_MS);
         fprintf(stderr, "graftd: %s\n", err.text);
         sv->exit_status = 1;
         return;
     }
-    log_msg(LOG_ERROR, "crash", "%s: it is tried again", err.text);
-    restart_in(sv, LAST_WAIT_MS);
+    unsigned wait = wait_of(++sv->unspawned);
+    log_msg(LOG_ERROR, "exit", "%s: another try in %u ms", err.text, wait);
+    restart_in(sv, wait);
 }
 
 /* The last number of a copy that it may have made. No process makes a billion: what a crash wrote

@@ -40,6 +40,7 @@ struct supervisor {
     struct child dying[DYING_MAX];
     bool served;             /* a server process was ready once */
     unsigned starts, in_row; /* crashes of processes that did not live crash_window_ms */
+    unsigned unspawned;      /* tries in a row to make a process at all */
     uint64_t restart_at_ms;  /* 0: no start is waited for */
     uint64_t kill_at_ms;     /* 0: nobody is in a hurry */
     int kill_signo;

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+# kill -9 right behind the answer of a rollback or an abort: what was replaced stays out all the same
+import os
+import re
+import signal
+import sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+from grafttest import *  # noqa: E402,F403
+from swaptest import *  # noqa: E402,F403
+from injecttest import Injector  # noqa: E402
+
+marked = Marked()
+
+
+def kill(s):
+    pid = s.pid
+
+    def again():
+        try:
+            now = s.status()
+        except (OSError, HttpError):
+            return False
+        return now["pid"] != pid and now["generation"] > 0
+    return lambda: (os.kill(pid, signal.SIGKILL), wait_for(again, 20, "another process"))
+
+
+def kept(s, sha256):
+    index = os.path.join(s.dir, "state", "index.json")
+    wait_for(lambda: os.path.exists(index) and sha256 in open(index).read(), 20, "it is kept")
+
+
+def serve(**more):
+    s = Server([], start=False, config={"crash_window_ms": 1, **more})
+    put(s, marked(1), "versioned")
+    s.start()
+    kept(s, s.active("versioned")["sha256"])
+    return s
+
+
+@case("a rollback, and a crash before its quarantine is on the disk")
+def _():
+    s = serve()
+    for n in range(2, 8):
+        sha256 = put(s, marked(n), "versioned")
+        ok(s.reload()["ok"], f"build {n}")
+        kept(s, sha256)
+        end = kill(s)
+        answer = s.api("POST", "/v1/plugins/versioned/rollback")
+        end()
+        is_((answer["ok"], mark_of(s.get("/version"))), (True, 1), "build 1 serves before and after")
+        ok(sha256 in [q["sha256"] for q in s.api("GET", "/v1/versions")["quarantined"]], "the other is quarantined")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("an abort, too")
+def _():
+    s = serve()
+    for n in range(2, 8):
+        sha256 = put(s, marked(n), "versioned")
+        ok(s.api("POST", "/v1/plugins/versioned/canary?weight=10")["ok"], f"canary {n}")
+        end = kill(s)
+        answer = s.api("POST", "/v1/plugins/versioned/abort")
+        end()
+        is_((answer["ok"], mark_of(s.get("/version"))), (True, 1), "build 1 serves before and after")
+        ok(sha256 in [q["sha256"] for q in s.api("GET", "/v1/versions")["quarantined"]], "the other is quarantined")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("what is tried again and serves is no longer barred, after a crash neither")
+def _():
+    s = serve()
+    sha256 = put(s, marked(2), "versioned")
+    s.reload()
+    kept(s, sha256)
+    s.api("POST", "/v1/plugins/versioned/rollback")
+    ok(s.reload(retry=True)["ok"], "reload --retry")
+    is_(mark_of(s.get("/version")), 2, "build 2 serves")
+    index = os.path.join(s.dir, "state", "index.json")
+    wait_for(lambda: "asked for" not in open(index).read(), 20, "the index says so")
+    kill(s)()
+    is_(mark_of(s.get("/version")), 2, "and serves after a crash")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("a start in which an open or mmap fails: the store is not given up for that, and nothing comes back",
+      SANITIZER == "none", "sanitizers have an allocator of their own")
+def _():
+    injector = Injector()
+    s = Server([], start=False, config={"crash_window_ms": 1}, env=injector.env)
+    put(s, marked(1), "versioned")
+    s.start()
+    kept(s, s.active("versioned")["sha256"])
+    sha256 = put(s, marked(2), "versioned")
+    s.reload()
+    kept(s, sha256)
+    ok(s.api("POST", "/v1/plugins/versioned/rollback")["ok"], "build 2 is replaced")
+    wrong = []
+    for kind, n in [("open", n) for n in range(45)] + [("mmap", n) for n in range(12)]:
+        end = kill(s)
+        injector.arm(kind, n, n + 1)
+        end()
+        injector.disarm()
+        barred = [q["sha256"] for q in s.api("GET", "/v1/versions")["quarantined"]]
+        if (mark_of(s.get("/version")), barred) != (1, [sha256]):
+            wrong.append((kind, n, mark_of(s.get("/version")), barred))
+            break
+    is_(wrong, [], "whichever open or mmap it was, build 1 serves and build 2 is quarantined")
+    is_([name for name in os.listdir(os.path.join(s.dir, "state")) if "bad" in name], [], "the index was not set aside")
+    is_(s.find_events("state"), [], "nothing was lost")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("a start that fails again and again is tried later and later, however short crash_window_ms is")
+def _():
+    s = serve()
+    path = os.path.join(s.plugin_dir, "versioned.so")
+    with open(path, "wb") as f:
+        f.write(b"broken")
+    mark, pid = s.mark(), s.pid
+    os.kill(pid, signal.SIGKILL)
+    tries = wait_for(lambda: (lambda found: found if len(found) >= 4 else None)(s.find_events("exit", mark)), 30, "four tries")
+    is_([re.search(r"another try in (\d+) ms", e["msg"]).group(1) for e in tries[:4]], ["100", "200", "400", "800"], "the waits")
+    put(s, marked(1), "versioned")
+    wait_for(lambda: s.pid != pid and s.status()["generation"] > 0, 20, "it serves again")
+    is_(s.stop(), 0, "exit 0")
+
+main()
