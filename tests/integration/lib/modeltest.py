@@ -131,6 +131,11 @@ class Model:
                 [("stuck", n, b) for n, b in bad if b.kind == "hang"],
                 bool(bad) and KINDS[bad[0][1].kind] not in ("preflight", "probe"))
 
+    def nobody(self):
+        """A configuration that is read tells of entries of plugins that no file declares."""
+        return [("plugin_warning", None, None) for name in HANDLERS for p in [self.plugins[name]]
+                if not p.file or KINDS[p.file.kind] in ("preflight", "probe") and not p.stable]
+
     # -- operations --
 
     def put(self, name, build):
@@ -160,15 +165,16 @@ class Model:
         if "gate" in leave:  # `middleware` names it
             return self.not_swapped(told + ["gate"])
         events, ended, tried = self.load(load)
+        warned = self.nobody() if config else []
         if events:
             for name, build in load:
                 if tried and build.kind == "leak":  # its init ran
                     self.stuck.append((name, build))
                     ended.append(("stuck", name, build))
             return self.not_swapped(told + [name for _, name, _ in events], events, ended=ended)
-        return self.swap(load, leave, told, back, config)
+        return self.swap(load, leave, told, back, config, warned)
 
-    def swap(self, load, leave, told, back, config):
+    def swap(self, load, leave, told, back, config, warned):
         changed, canaries, loaded, ended = [], [], [], []
         for name in leave:
             p = self.plugins[name]
@@ -194,22 +200,24 @@ class Model:
         if not changed and not config:
             self.swaps["unchanged"] += 1
             return Expect(failed=told, events=[("swap", True, sorted(told))])
-        return self.published(canaries + loaded, told, changed=changed, ended=ended)
+        return self.published(warned + canaries + loaded, told, changed=changed, ended=ended)
 
     def canary(self, name, weight):
         """The file that waits in the folder gets a share; also one that failed before or is quarantined."""
         p = self.plugins[name]
         if p.file is None or p.file == p.stable:
             return self.not_swapped([name])
+        if p.file == p.canary and weight == p.weight:
+            self.swaps["unchanged"] += 1
+            return Expect(events=[("swap", True, [])])
         if p.file == p.canary:
             p.weight = weight
             return self.published([("canary", name, p.canary)])
+        if not p.stable and KINDS[p.file.kind] not in ("preflight", "probe"):
+            return self.not_swapped([name])  # beside nothing there is no canary
         events, ended, _ = self.load([(name, p.file)])
         if events:
             return self.not_swapped([name], events, ended=ended)
-        if not p.stable:  # beside what? It serves all
-            self.serve(name, p.file)
-            return self.published([("plugin_loaded", name, p.file)], changed=[(name, p.file)])
         ended += self.end_canary(name)
         p.canary, p.weight = p.file, weight
         return self.published([("canary", name, p.canary), ("plugin_loaded", name, p.canary)],
@@ -252,17 +260,17 @@ class Model:
         """A process begins with what the folder holds; in the place of a quarantined file with the last good version.
         alpha and beta are not required: it goes without them when there is none."""
         self.fresh_process()
-        wanted, missing, told = [], [], []
+        wanted, told, events = [], [], []
         for name, p in self.plugins.items():
             p.stable = p.source = None
             if p.file in p.quarantined:
                 told.append(name)
-                if p.good:
-                    wanted.append((name, p.good[0]))
-                else:
-                    missing.append(("plugin_failed", name, p.file))
+                wanted += [(name, p.good[0])] if p.good else []
+                events += [] if p.good else [("plugin_failed", name, p.file)]
+                events.append(("plugin_warning", None, None))
             elif p.file:
                 wanted.append((name, p.file))
+                events += [("plugin_failed", name, p.file)] if KINDS[p.file.kind] in ("preflight", "probe") else []
         checked, _, _ = self.load([w for w in wanted if KINDS[w[1].kind] in ("preflight", "probe")])
         tried, ended, _ = self.load([w for w in wanted if KINDS[w[1].kind] not in ("preflight", "probe")])
         failed = told + [name for _, name, _ in checked + tried]
@@ -271,8 +279,8 @@ class Model:
             if not KINDS[build.kind]:
                 self.serve(name, build, "folder" if build == self.plugins[name].file else "store")
                 loaded.append(("plugin_loaded", name, build))
-        missing = sorted(missing + checked, key=lambda e: e[1])
-        return self.published(missing + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded], ended=ended)
+        return self.published(events + self.nobody() + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded],
+                              ended=ended)
 
     def restart(self):
         """TERM, then a start with the same folders."""
@@ -600,6 +608,7 @@ class Replay:
 
     def step(self, op):
         since = self.server.mark()
+        self.before = {name: (list(p.good), list(p.quarantined)) for name, p in self.model.plugins.items()}
         expect = apply(self.model, op)
         answer = getattr(self, "do_" + op[0])(*op[1:])
         if expect is None:
@@ -672,12 +681,27 @@ class Replay:
         self.new_process()
         s.start()
 
+    def settled(self):
+        """Until what is kept and quarantined is on the disk, which takes a moment: a death before loses it."""
+        def written():
+            try:
+                with open(os.path.join(self.server.dir, "state", "index.json")) as f:
+                    index = json.load(f)
+            except (OSError, ValueError):
+                return None
+            return (sorted((p["plugin"], build_of(g["sha256"])) for p in index["plugins"] for g in p["good"]),
+                    sorted((q["plugin"], build_of(q["sha256"])) for q in index["quarantine"]))
+        kept = sorted((n, b) for n, p in self.before.items() for b in p[0])
+        self.soon("index.json: good and quarantined", written, (kept, sorted((n, b) for n, p in self.before.items() for b in p[1])))
+
     def do_kill(self):
+        self.settled()
         pid = self.server.pid
         os.kill(pid, signal.SIGKILL)
         self.replaced(pid)
 
     def do_crash(self, name):
+        self.settled()
         pid = self.server.pid
         with Conn(self.server) as conn:
             target = "/alpha?gate-crash=1" if name == "gate" else f"/{name}?crash=1"
@@ -774,13 +798,15 @@ class Replay:
                     sorted((q["plugin"], build_of(q["sha256"])) for q in found["quarantined"]))
         self.soon("ps: versions, kept, quarantined", ps, (sorted(versions), sorted(kept), sorted(out)))
         self.old_ids |= set(self.ids.values())
-        self.ids = {}
+        before, self.ids = self.ids, {}
         for v in found["versions"]:
             build = build_of(v["id"])
             self.same("ps: the version of an id", (v["version"], v["sha256"]),
                       (f"{build.kind}-{build.number:08d}", sha_of(v["plugin"], build)))
             if v["state"] != "stuck":
                 self.ids[v["plugin"], build] = v["id"]
+        for key in [key for key in self.wire if before.get(key[:2]) != self.ids.get(key[:2])]:
+            del self.wire[key]  # another version of the same build counts for itself
         self.same("status: the generation", self.server.status()["generation"], model.generation)
 
     # -- the wire --
