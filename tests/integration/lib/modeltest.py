@@ -134,7 +134,7 @@ class Model:
     def nobody(self):
         """A configuration that is read tells of entries of plugins that no file declares."""
         return [("plugin_warning", None, None) for name in HANDLERS for p in [self.plugins[name]]
-                if not p.file or KINDS[p.file.kind] in ("preflight", "probe") and not p.stable]
+                if not p.stable and (not p.file or KINDS[p.file.kind] in ("preflight", "probe"))]
 
     # -- operations --
 
@@ -551,8 +551,8 @@ APART = {"crash", "retired", "stuck"}  # when these come is left open
 
 
 def even(n, weight):
-    """How many of n requests in a row a share of weight percent may be: shares follow an even sequence, so
-    that they are never further off than a few requests."""
+    """How many of n requests in a row a share of weight percent may be. Shares follow an even sequence: in
+    no block of 200 is one of these weights further off than this."""
     return n * weight / 100 - EVEN, n * weight / 100 + EVEN
 
 
@@ -637,6 +637,7 @@ class Replay:
             self.model.put(name, build)
 
     def do_remove(self, name):
+        self.settled()
         try:
             self.server.uninstall(name)
         except FileNotFoundError:
