@@ -311,23 +311,24 @@ class Model:
     # -- what makes sense --
 
     def allows(self, op):
-        """Whether a history may go on like this. Left out are: starts without gate (exit 1), more than three
-        deaths (each start is later than the one before), and deaths and restarts beside a canary."""
+        """Whether a history may go on like this. Left out are: starts without gate (exit 1), deaths that leave
+        nothing good of a plugin, more than three deaths (each start is later than the one before), and deaths
+        and restarts beside a canary."""
         what, name = op[0], op[1] if len(op) > 1 else None
         if what not in ("restart", "kill", "crash"):
             return True
-        gate = self.plugins["gate"]
-        good, quarantined = list(gate.good), list(gate.quarantined)
-        if what == "crash":
-            p = self.plugins[name]
-            if not p.stable:
-                return False
-            if name == "gate" and gate.crashes[gate.stable]:
-                quarantined.append(gate.stable)
-                good.remove(gate.stable)
-        if not gate.file or (not good if gate.file in quarantined else KINDS[gate.file.kind]):
+        if what != "restart" and self.deaths == 3 or what == "crash" and not self.plugins[name].stable:
             return False
-        return not any(p.canary for p in self.plugins.values()) and (what == "restart" or self.deaths < 3)
+        for other, p in self.plugins.items():
+            good, quarantined = list(p.good), list(p.quarantined)
+            if other == name and p.crashes[p.stable]:  # the second crash of this identity
+                quarantined.append(p.stable)
+                good.remove(p.stable)
+            if p.canary or p.file in quarantined and not good and (what != "restart" or other == "gate"):
+                return False
+            if other == "gate" and (not p.file or p.file not in quarantined and KINDS[p.file.kind]):
+                return False
+        return True
 
 
 # ---- Builds --------------------------------------------------------------------------------------
