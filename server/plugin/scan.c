@@ -103,6 +103,17 @@ static void set_failed(struct found *f, const char *stage, const char *text)
         f->error = NULL;
 }
 
+/* A file whose name nobody has read is meant by that of the file. */
+static bool is_meant(const struct scan *s, const struct found *f, const char *plugin)
+{
+    size_t len = strlen(f->file) - 3;
+    if (s->retry_only == NULL)
+        return true;
+    if (plugin != NULL)
+        return strcmp(plugin, s->retry_only) == 0;
+    return strlen(s->retry_only) == len && strncmp(f->file, s->retry_only, len) == 0;
+}
+
 /* When that failed before, it fails again, in the words of then. */
 static bool failed_again(struct scan *s, struct found *f, const char *key)
 {
@@ -115,9 +126,7 @@ static bool failed_again(struct scan *s, struct found *f, const char *key)
         for (size_t i = 0; i < s->nfound && moot; i++)
             moot = strcmp(s->found[i].sha256, old->other_sha256) != 0;
     }
-    bool meant =
-        s->retry_only == NULL || (old->plugin != NULL && strcmp(old->plugin, s->retry_only) == 0);
-    if ((s->retry && meant) || moot) {
+    if ((s->retry && is_meant(s, f, old->plugin)) || moot) {
         known_failure_forget(s->known, key);
         return false;
     }

@@ -164,7 +164,7 @@ static void check_wish(struct swap *s)
     struct err err;
     const struct found *f = found_of(s, r->plugin);
     const struct version *stable = swap_serving(s, r->plugin);
-    if (r->broken || in(r->fresh, r->nfresh, r->plugin) != NULL)
+    if (r->broken || (stable != NULL && in(r->fresh, r->nfresh, r->plugin) != NULL))
         return;
     if (stable == NULL)
         err_set(&err,

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # Canaries: a share of the requests for a new version, judged, promoted or taken back
 import collections
+import json
 import os
 import signal
 import sys
@@ -173,6 +174,40 @@ def _():
     like(run.stderr, "app.so", "by its name")
     is_(states(s), [("v1", "active", 80), ("v2", "canary", 20)], "the canary that serves goes on")
     s.kill()
+
+
+@case("a file that failed its checks before is tried again, and named once")
+def _():
+    s = begin()
+    s.install(plugin_path("exec_stack"), "app")
+    is_(s.reload()["ok"], False, "a scan refuses it")
+    mark = s.mark()
+    run = s.ctl("--json", "canary", "app", "--weight", "20")
+    is_(run.returncode, 1, "canary: refused again")
+    is_([f["plugin"] for f in json.loads(run.stdout)["failed"]], ["app"], "one reason")
+    like(run.stdout, "asks for an executable stack", "its own")
+    s.wait_event("plugin_failed", since=mark, stage="preflight")
+    s.stop()
+
+
+@case("beside nothing there is no canary: it does not get all the requests instead of a few")
+def _():
+    s = begin(names=("app", "other"))
+    s.uninstall("other")
+    ok(s.reload()["ok"], "other goes")
+    for what in (build("other", "v2"), plugin_path("init_fails")):
+        s.install(what, "other")
+        mark = s.mark()
+        run = s.ctl("canary", "other", "--weight", "5")
+        is_(run.returncode, 1, "refused")
+        if what != plugin_path("init_fails"):
+            like(run.stderr, "needs a stable version beside it", "with the reason")
+        is_(s.ps("other"), [], "nothing of it serves")
+        is_(s.find_events("plugin_loaded", mark), [], "nothing was loaded")
+    s.install(build("other", "v2"), "other")
+    ok(s.reload()["ok"], "a scan loads it")
+    is_(states(s, "other"), [("v2", "active", 100)], "it serves all")
+    s.stop()
 
 
 @case("at most three canaries; two plugins at once are independent; middleware too")
