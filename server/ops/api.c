@@ -20,7 +20,8 @@ void ops_answer_json(struct web_request *req, int status, struct json_out *out)
     if (out->failed || buf_puts(out->buf, "\n") != 0) {
         buf_fini(out->buf);
         web_answer_text(req, 503,
-                        "{\"ok\":false,\"error\":\"no_memory\",\"reason\":\"out of memory\"}\n");
+                        "{\"ok\":false,\"error\":\"no_memory\",\"reason\":\"out of memory for the "
+                        "answer: what was asked for may have been done\"}\n");
         return;
     }
     web_answer(req, status, "application/json", NULL, out->buf);

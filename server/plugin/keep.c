@@ -71,10 +71,10 @@ static void forget_missing(struct keep *k)
     }
 }
 
-static void open_lasting(struct keep *k, const char *configured)
+static void open_lasting(struct keep *k, const char *configured, int lock)
 {
     struct err err;
-    int rc = keep_folder_open(&k->folder, configured, &err);
+    int rc = keep_folder_open(&k->folder, configured, lock, &err);
     if (rc == 0) {
         k->usable = k->lasting = true;
         rc = read_index(k, &err);
@@ -108,7 +108,7 @@ static void open_inside(struct keep *k, struct stage *stage)
     keep_folder_sweep(&k->folder, keep_is_wanted, k);
 }
 
-struct keep *keep_open(const char *configured, struct stage *stage)
+struct keep *keep_open(const char *configured, struct stage *stage, int lock)
 {
     struct keep *k = calloc(1, sizeof *k);
     if (k == NULL)
@@ -117,7 +117,7 @@ struct keep *keep_open(const char *configured, struct stage *stage)
     pthread_mutex_init(&k->lock, NULL);
     pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
-    open_lasting(k, configured);
+    open_lasting(k, configured, lock);
     if (k->lasting)
         return k;
     open_inside(k, stage);

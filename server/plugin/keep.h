@@ -3,7 +3,8 @@
  * files, the configuration they ran with, and what is quarantined. Good is what has been fully
  * active and is not quarantined.
  *
- *   STATE/.lock          held as long as the process lives: a folder serves one graftd
+ *   STATE/.lock          held as long as graftd lives: a folder serves one
+ *   STATE/.owner         which of its server processes writes: the one that opened it last
  *   STATE/index.json     what is kept and quarantined; replaced as a whole
  *   STATE/files/SHA256   the files
  *
@@ -43,13 +44,17 @@ bool kept_copy(struct kept *to, const struct kept *from); /* false: no memory, n
 /* As stage_prepare: before a root process becomes `uid`. */
 int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err);
 
+/* The state folder's lock, for every server process that there will be; -1: it is not to be had,
+   keep_open will say why. Any thread; may block. */
+int keep_lock(const char *configured);
+
 /*
  * Opens the state folder: `configured`, else $STATE_DIRECTORY, else /var/lib/graft where that is
- * ours; judged like the stage folder. When there is none, or it is unfit, in use or not ours to
+ * ours; judged like the stage folder. `lock`: of keep_lock, stays the caller's. When there is none, or it is unfit, in use or not ours to
  * understand, says so and keeps things in `stage` (which outlives it). NULL: no memory. Main
  * thread, before the others; may block.
  */
-struct keep *keep_open(const char *configured, struct stage *stage);
+struct keep *keep_open(const char *configured, struct stage *stage, int lock);
 void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
 const char *keep_path(const struct keep *k); /* NULL: until the restart */
 

@@ -42,12 +42,19 @@ int keep_index_read(const char *name, const char *text, size_t len, struct keep_
                     bool *newer, struct err *err);
 
 /* keep_folder.c: what lies on disk. */
+#define KEEP_TOKEN 16
 struct keep_folder {
-    int dir_fd, files_fd, lock_fd; /* lock_fd -1: it ends with the process */
+    int dir_fd, files_fd, lock_fd; /* lock_fd -1: it ends with the stage folder */
+    int owner_fd;
+    unsigned char token[KEEP_TOKEN]; /* in .owner as long as the store is this process's */
+    ssize_t token_len;
     char *path;
 };
-/* The state folder, locked: 0, or -1: err says why not; 1: there is none to use. */
-int keep_folder_open(struct keep_folder *f, const char *configured, struct err *err);
+#define KEEP_FOLDER_NONE { -1, -1, -1, -1, { 0 }, 0, NULL }
+/* The state folder, locked (`lock`: as of keep_lock, or -1; stays the caller's), ours from now on:
+   0, or -1: err says why not; 1: there is none to use. What a process that had it before would
+   write now is not written; for it that is no error. */
+int keep_folder_open(struct keep_folder *f, const char *configured, int lock, struct err *err);
 /* One inside the stage folder. */
 int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err);
 void keep_folder_close(struct keep_folder *f);

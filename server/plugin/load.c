@@ -6,6 +6,8 @@
  */
 #include "plugin/load.h"
 
+#include "plugin/roster.h"
+
 #include "base/log.h"
 #include "plugin/doing.h"
 #include "plugin/preflight.h"
@@ -131,6 +133,7 @@ static int map(struct version *v, struct job *job)
         dlclose(known);
         return err_set(&job->err, "%s is mapped already: a staged name was used twice", path);
     }
+    roster_enter(v);
     begin_step(v, job, "dlopen");
     v->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     bool in_time = end_step(job);
@@ -411,8 +414,10 @@ static void unload(struct version *v, struct job *job)
 {
     if (unmap(v, job) != 0)
         fail(job, "dlclose");
-    if (v->unmapped && !v->stand_in)
-        stage_remove(stage, &v->staged);
+    if (!v->unmapped || v->stand_in)
+        return;
+    roster_leave(v);
+    stage_remove(stage, &v->staged);
 }
 
 static void fini_work(struct job *job)

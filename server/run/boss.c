@@ -68,6 +68,7 @@ static int map_area(struct boss *l, int fd, uint64_t seq, struct err *err)
     l->area->magic = CRASH_AREA_MAGIC;
     atomic_store(&l->area->seq, seq);
     stage_count_in(&l->area->seq);
+    roster_open(&l->area->roster);
     altstack_use();
     crash_install(l->area, l->fd);
     return 0;
@@ -106,6 +107,7 @@ static int take_hello(struct server *s, struct wire_message *m, struct buf *text
     close(config);
     *has_text = text->len > 0;
     take_control(s, m);
+    s->state_lock = take_fd(m, WIRE_FD_STATE_LOCK);
     log_adopt(take_fd(m, WIRE_FD_LOG));
     if (rc == 0)
         rc = map_area(s->boss, take_fd(m, WIRE_FD_AREA), m->body.hello.seq, err);

@@ -16,9 +16,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct server the_server = { .magic = SERVER_MAGIC,
-                                    .control = { .fd = -1 },
-                                    .ops_listener = { .fd = -1 } };
+static struct server the_server = {
+    .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_listener = { .fd = -1 }, .state_lock = -1
+};
 
 /* -- the log -- */
 
@@ -123,7 +123,8 @@ static void on_signal(evutil_socket_t fd, short what, void *arg)
         act_on(s, signo);
 }
 
-/* Without a supervisor nobody starts us again, and nobody holds the sockets: we end as we should. */
+/* Without a supervisor nobody starts us again, and nobody holds the sockets: we end as we should.
+ */
 static void on_orphaned(struct server *s)
 {
     event_del(&s->boss_event);

@@ -40,6 +40,7 @@ struct server {
     struct place_socket control;
     struct listener ops_listener; /* fd -1: none */
     struct stage *stage;
+    int state_lock; /* of the state folder; -1: there is none */
     struct keep *keep; /* plugin/keep.h */
     struct probe *probe;
 

@@ -170,6 +170,7 @@ int server_open_held(struct server *s, struct err *err)
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
         change_user(s, cfg, &user, err) != 0)
         return -1;
+    s->state_lock = keep_lock(cfg->state_dir);
     return stage_open(&s->stage, cfg->stage_dir, err);
 }
 
@@ -198,7 +199,7 @@ static int open_resources(struct server *s, struct err *err)
 {
     if (s->boss == NULL && server_open_held(s, err) != 0)
         return -1;
-    s->keep = keep_open(s->config->state_dir, s->stage);
+    s->keep = keep_open(s->config->state_dir, s->stage, s->state_lock);
     if (s->keep == NULL)
         return err_set(err, "out of memory");
     note_crash(s);

@@ -26,7 +26,10 @@
 #define BURST         64 /* messages that are read before anything else is looked after */
 
 static struct supervisor the_supervisor = {
-    .held = { .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_listener = { .fd = -1 } },
+    .held = { .magic = SERVER_MAGIC,
+              .control = { .fd = -1 },
+              .ops_listener = { .fd = -1 },
+              .state_lock = -1 },
     .child = { .wire = -1 },
     .config_fd = -1,
     .exit_status = -1,

@@ -72,6 +72,7 @@ static int hello(const struct supervisor *sv, int wire, int area, uint64_t seq)
     add_fd(&m, WIRE_FD_PROVEN, sv->proven_fd);
     add_fd(&m, WIRE_FD_CONTROL, held->control.fd);
     add_fd(&m, WIRE_FD_LOG, log_descriptor());
+    add_fd(&m, WIRE_FD_STATE_LOCK, held->state_lock);
     return wire_send(wire, &m, HAND_OVER_MS);
 }
 

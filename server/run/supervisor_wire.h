@@ -22,7 +22,7 @@
 #include <sys/types.h>
 
 #define WIRE_VARIABLE    "GRAFTD_SUPERVISOR" /* holds the number of the server's descriptor */
-#define WIRE_FDS_MAX     8
+#define WIRE_FDS_MAX     9
 #define WIRE_SOCKET_PATH 108
 #define WIRE_WORKERS_MAX 1024
 
@@ -45,7 +45,7 @@ enum wire_type {
 
 /* What a server process begins with. Descriptors, in this order; those that `has` does not name
    are left out: crash area, configuration's text, lock, folder and root of the stage, what is known
-   of good files, control, the log. */
+   of good files, control, the log, the state folder's lock. */
 enum wire_fd {
     WIRE_FD_AREA,
     WIRE_FD_CONFIG,
@@ -55,6 +55,7 @@ enum wire_fd {
     WIRE_FD_PROVEN,
     WIRE_FD_CONTROL,
     WIRE_FD_LOG,
+    WIRE_FD_STATE_LOCK,
     WIRE_FD_COUNT
 };
 
