@@ -257,7 +257,8 @@ static void kicked(evutil_socket_t fd, short what, void *arg)
     drain_look(s);
 }
 
-/* Asks behind a pending round are answered `pending` after the same time; their scan follows. */
+/* Asks behind a pending round are answered after the same time: scans `pending`, they follow; what
+   else was wished for `busy`, nothing follows it. */
 static void pending_look(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -271,10 +272,9 @@ static void pending_look(evutil_socket_t fd, short what, void *arg)
         if (now - ask->asked_us < limit_us)
             continue;
         list_del(&ask->node);
-        if (ask->wish != SWAP_ROLLBACK)
+        if (is_scan(ask))
             want_ask(&s->want, ask);
-        answer_without_round(s, ask, ask->wish != SWAP_ROLLBACK ? "pending" : "busy",
-                             s->round.reason);
+        answer_without_round(s, ask, is_scan(ask) ? "pending" : "busy", s->round.reason);
     }
     if (!list_empty(&s->waiting))
         timer_set_ms(s->pender, 20);
