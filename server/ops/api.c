@@ -146,6 +146,7 @@ static void put_version(struct json_out *j, const struct ops *o, const struct ve
     json_put_z(j, "source", v->from_store ? "store" : "folder");
     json_put_z(j, "reason", ops_reason(o, v));
     ops_put_rollout(j, o, v);
+    ops_put_shadow(j, v);
     json_close(j, '}');
 }
 
@@ -328,7 +329,7 @@ static const struct verb verbs[] = {
     { "POST", "/v1/drain", NULL, "", answer_drain },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
     { "POST", "/v1/plugins/", "/rollback", "", ops_answer_rollback },
-    { "POST", "/v1/plugins/", "/canary", " weight ", ops_answer_canary },
+    { "POST", "/v1/plugins/", "/canary", " weight shadow ", ops_answer_canary },
     { "POST", "/v1/plugins/", "/promote", "", ops_answer_promote },
     { "POST", "/v1/plugins/", "/abort", "", ops_answer_abort },
 };

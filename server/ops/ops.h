@@ -70,6 +70,10 @@ void ops_answer_promote(struct ops *o, struct web_request *req, const char *rest
 void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest);
 /* "rollout" of a canary: what its judge has seen; of another version nothing. */
 void ops_put_rollout(struct json_out *j, const struct ops *o, const struct version *v);
+/* "shadow" of a version that has had some, or is to have. */
+void ops_put_shadow(struct json_out *j, const struct version *v);
+/* Percent of its shadows now. */
+unsigned ops_shadow_percent(const struct version *v);
 /* Why its share stays where it is, or NULL. */
 const char *ops_canary_reason(const struct ops *o, const struct version *v);
 /* Why it is in the state it is in, or what is to be known of it; NULL: nothing. */

@@ -348,8 +348,10 @@ struct generation *generation_new(unsigned number, struct version *const *versio
     g->config = config;
     g->ncanaries = ncanaries;
     g->picks = ncanaries > 0 || config->version_header_from_count > 0;
-    for (unsigned i = 0; i < ncanaries; i++)
+    for (unsigned i = 0; i < ncanaries; i++) {
         g->canaries[i] = canaries[i];
+        g->shadows = g->shadows || canaries[i].shadow > 0;
+    }
     if (build_impls(&b) != 0) {
         generation_free(g);
         return NULL;

@@ -414,10 +414,11 @@ static void unload(struct version *v, struct job *job)
 {
     if (unmap(v, job) != 0)
         fail(job, "dlclose");
-    if (!v->unmapped || v->stand_in)
+    if (!v->unmapped)
         return;
     roster_leave(v);
-    stage_remove(stage, &v->staged);
+    if (!v->stand_in)
+        stage_remove(stage, &v->staged);
 }
 
 static void fini_work(struct job *job)

@@ -25,8 +25,9 @@ struct rollout {
     struct version_sums before, stable_before;
     struct judge_sample sample, stable_sample;
     struct judgement judgement;
-    bool told;  /* of this step: that it waits, or what it would do */
-    bool asked; /* `ask` is on its way */
+    bool told;                            /* of this step: that it waits, or what it would do */
+    bool asked;                           /* `ask` is on its way */
+    uint64_t shadow_told, shadow_told_us; /* differences that were told of, and when */
     struct swap_ask ask;
     char why[256], evidence[512]; /* of a worse one, for the quarantine */
 };

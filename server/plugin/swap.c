@@ -195,6 +195,8 @@ static void take_asks(struct swap *s)
         list_add_tail(&r->asks, &ask->node);
         r->wish = ask->wish;
         r->weight = ask->weight;
+        r->shadow = ask->shadow;
+        r->shadow_asked = ask->shadow_asked;
         r->by = ask->by;
         r->evidence = ask->evidence;
         snprintf(r->why, sizeof r->why, "%s",

@@ -94,6 +94,8 @@ struct swap_ask {
     const char *plugin;     /* lives until `done`; NULL for a scan */
     const char *id;         /* NULL, or the canary that is meant: another is refused */
     unsigned weight;        /* 0 to 99 */
+    bool shadow_asked;      /* SWAP_CANARY: with `shadow`; else as it was or is configured */
+    unsigned shadow;        /* 0 to 100 */
     bool retry;             /* try identities again that failed before or are quarantined */
     bool allow_empty;       /* the last plugin may vanish */
     bool from_watch;        /* plugins vanish only when missing in two scans */

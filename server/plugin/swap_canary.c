@@ -68,6 +68,7 @@ static struct canary *add(struct swap *s, struct version *v, struct version *sta
     if (how != NULL) {
         c->sticky = how->sticky;
         c->header = how->header;
+        c->shadow = how->shadow;
     }
     return c;
 }
@@ -79,6 +80,17 @@ static unsigned first_weight(struct swap *s, const char *plugin)
     if (s->round.wish == SWAP_CANARY)
         return s->round.weight;
     return how != NULL ? how->steps[0] : old != NULL ? old->weight : 0;
+}
+
+/* By hand now, or before; else as add() took it from the configuration. */
+static void give_shadow(struct swap *s, struct canary *c, const struct canary *old)
+{
+    const struct round *r = &s->round;
+    bool now =
+        r->wish == SWAP_CANARY && r->shadow_asked && strcmp(c->version->plugin, r->plugin) == 0;
+    c->shadow_asked = now || (old != NULL && old->shadow_asked);
+    if (c->shadow_asked)
+        c->shadow = now ? r->shadow : old->shadow;
 }
 
 static struct version *in(struct version *const *list, size_t n, const char *plugin)
@@ -135,11 +147,13 @@ static void go_on(struct swap *s, const struct canary *c)
         return;
     }
     struct canary *next = add(s, c->version, stable, c->weight, c->held);
+    if (next != NULL)
+        give_shadow(s, next, c);
     if (next != NULL && r->wish == SWAP_CANARY && strcmp(plugin, r->plugin) == 0 &&
         is_version(s, f, c->version)) {
         next->weight = r->weight;
         next->held = true;
-        r->reweighed = next->weight != c->weight || !c->held;
+        r->reweighed = next->weight != c->weight || next->shadow != c->shadow || !c->held;
     }
 }
 
@@ -179,9 +193,12 @@ void canary_plan(struct swap *s)
         go_on(s, &s->current->canaries[i]);
     for (size_t i = 0; i < r->nfresh && !r->broken; i++) {
         struct version *v = r->fresh[i];
+        struct canary *c = NULL;
         if (v->canary)
-            add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin),
-                r->wish == SWAP_CANARY);
+            c = add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin),
+                    r->wish == SWAP_CANARY);
+        if (c != NULL)
+            give_shadow(s, c, canary_of(s->current, v->plugin));
     }
     if (r->wish == SWAP_CANARY)
         check_wish(s);
@@ -281,6 +298,8 @@ static void log_canary(const struct canary *c)
     retire_log_identity(&line, c->version);
     log_z(&line, "stable", c->stable->id);
     log_u64(&line, "weight", c->weight);
+    if (c->shadow > 0)
+        log_u64(&line, "shadow", c->shadow);
     log_end(&line);
 }
 
@@ -290,12 +309,15 @@ void canary_installed(struct swap *s)
     for (unsigned i = 0; i < g->nversions; i++) {
         g->versions[i]->canary = false;
         g->versions[i]->weight = 100;
+        g->versions[i]->shadow = 0;
     }
     for (unsigned i = 0; i < g->ncanaries; i++) {
         const struct canary *c = &g->canaries[i];
-        bool told = c->version->canary && c->version->weight == c->weight && c->version->told;
+        bool told = c->version->canary && c->version->weight == c->weight &&
+                    c->version->shadow == c->shadow && c->version->told;
         c->version->canary = c->version->told = true;
         c->version->weight = c->weight;
+        c->version->shadow = c->shadow;
         c->stable->weight = 100 - c->weight;
         if (!told)
             log_canary(c);

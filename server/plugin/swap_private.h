@@ -44,7 +44,8 @@ struct round {
     struct want want;
     enum swap_wish wish;
     char plugin[CONFIG_NAME_MAX + 1], id[40]; /* of a wish that stands alone; id "" = any */
-    unsigned weight;
+    unsigned weight, shadow;
+    bool shadow_asked;
     struct config *config; /* want.config or what is in force */
     bool first;
     uint64_t prepare_us; /* 0: not yet */

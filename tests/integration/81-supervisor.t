@@ -227,7 +227,7 @@ def _():
     is_(event["plugin"], "crashes", "quarantined")
     like(event["reason"], "crash", "for its crashes")
     is_(len(s.find_events("crash", mark)), 2, "after two of them")
-    wait_for(lambda: any(v["state"] == "active" for v in s.ps("crashes")), 20, "a server process")
+    wait_for(lambda: s.ps("crashes", "active"), 20, "a server process")
     now = s.active("crashes")
     is_((now["sha256"], now["config_sha256"], now["source"]), (good["sha256"], good["config_sha256"], "store"),
         "the version before serves, out of the store")
