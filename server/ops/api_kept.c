@@ -35,7 +35,8 @@ void ops_answer_rollback(struct ops *o, struct web_request *req, const char *res
     }
     r->req = req;
     snprintf(r->plugin, sizeof r->plugin, "%s", rest);
-    r->ask.rollback = r->plugin;
+    r->ask.wish = SWAP_ROLLBACK;
+    r->ask.plugin = r->plugin;
     r->ask.by = "graftctl rollback";
     r->ask.done = answered;
     swap_ask(o->swap, &r->ask);

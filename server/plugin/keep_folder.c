@@ -10,6 +10,8 @@
  */
 #include "plugin/keep_private.h"
 
+#include "base/fd.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -72,21 +74,11 @@ static bool is_ours(const char *name)
     return false;
 }
 
-/* A stream of the entries of `fd`, which stays the caller's. */
-static DIR *list_folder(int fd)
-{
-    int own = openat(fd, ".", FOLDER);
-    DIR *dir = own >= 0 ? fdopendir(own) : NULL;
-    if (dir == NULL && own >= 0)
-        close(own);
-    return dir;
-}
-
 /* Nothing in it but the store: then it is ours to make private. A folder such as / or /var, named
    by mistake, must not lose its mode. */
 static bool holds_only_ours(int fd)
 {
-    DIR *dir = list_folder(fd);
+    DIR *dir = fd_list(fd);
     bool only = dir != NULL;
     for (struct dirent *e; only && (e = readdir(dir)) != NULL;)
         only = is_ours(e->d_name);
@@ -343,7 +335,7 @@ int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err)
     if (make)
         make_folders(copy, 0755);
     int fd = open(copy, FOLDER);
-    DIR *dir = fd >= 0 ? list_folder(fd) : NULL;
+    DIR *dir = fd >= 0 ? fd_list(fd) : NULL;
     bool empty = dir != NULL && fstat(fd, &st) == 0 && st.st_uid == geteuid() && st.st_uid != uid;
     for (struct dirent *e; empty && (e = readdir(dir)) != NULL;)
         empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
@@ -417,22 +409,6 @@ static int sync_fd(const struct keep_folder *f, int fd)
     return f->lock_fd >= 0 ? fsync(fd) : 0;
 }
 
-static int write_all(int fd, const char *data, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, data, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            errno = n == 0 ? ENOSPC : errno;
-            return -1;
-        }
-        data += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* A new file beside those that are there; what an earlier attempt left is in nobody's way. -1 with
    errno; ESTALE: the store is another process's now. */
 static int create(const struct keep_folder *f, int dir, const char *name, mode_t mode)
@@ -499,7 +475,7 @@ int keep_folder_write(const struct keep_folder *f, const struct buf *text, struc
     step("index");
     int fd = create(f, f->dir_fd, INDEX_NEW, 0600), rc = fd >= 0 ? 0 : -1;
     if (fd >= 0) {
-        rc = write_all(fd, text->data, text->len);
+        rc = fd_write_all(fd, text->data, text->len);
         int why = errno;
         if (rc != 0) {
             close(fd);
@@ -530,7 +506,7 @@ static int copy_hashed(int from, int to, const char *sha256)
         if (n == 0)
             break;
         SHA256Update(&sha, (const uint8_t *)data, (size_t)n);
-        if (write_all(to, data, (size_t)n) != 0)
+        if (fd_write_all(to, data, (size_t)n) != 0)
             return -1;
     }
     SHA256End(&sha, hash);
@@ -593,7 +569,7 @@ int keep_folder_add(const struct keep_folder *f, const char *sha256, const char 
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg)
 {
-    DIR *dir = hold(f) ? list_folder(f->files_fd) : NULL;
+    DIR *dir = hold(f) ? fd_list(f->files_fd) : NULL;
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
             strcmp(e->d_name, FILE_NEW) != 0 && !wanted(e->d_name, arg))

@@ -8,6 +8,7 @@
  */
 #include "plugin/stage.h"
 
+#include "base/fd.h"
 #include "base/log.h"
 
 #include <ctype.h>
@@ -92,16 +93,6 @@ static bool is_dots(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-/* A stream of the entries of `fd`, which stays the caller's. */
-static DIR *list_folder(int fd)
-{
-    int own = openat(fd, ".", FOLDER);
-    DIR *dir = own >= 0 ? fdopendir(own) : NULL;
-    if (dir == NULL && own >= 0)
-        close(own);
-    return dir;
-}
-
 /* Whether `name` in `parent` is what `fd` has open. */
 static bool is_entry(int parent, const char *name, int fd)
 {
@@ -113,7 +104,7 @@ static bool is_entry(int parent, const char *name, int fd)
 /* Removes what is in the folder, but not `keep`. What resists stays for the next start. */
 static void empty_folder(int fd, const char *keep, int depth)
 {
-    DIR *dir = depth > 0 ? list_folder(fd) : NULL;
+    DIR *dir = depth > 0 ? fd_list(fd) : NULL;
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
         if (is_dots(e->d_name) || (keep != NULL && strcmp(e->d_name, keep) == 0))
             continue;
@@ -153,7 +144,7 @@ static int take_lock(int dir_fd)
 /* Removes the folders of processes that are no more. */
 static void remove_stale(int root_fd, const char *own)
 {
-    DIR *dir = list_folder(root_fd);
+    DIR *dir = fd_list(root_fd);
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
         struct stat st;
         if (!is_stage_name(e->d_name) || strcmp(e->d_name, own) == 0)
@@ -291,7 +282,7 @@ static int make_folders(const char *path, mode_t parents)
    named by mistake, must not lose its mode. */
 static bool holds_only_stages(int fd)
 {
-    DIR *dir = list_folder(fd);
+    DIR *dir = fd_list(fd);
     bool only = dir != NULL;
     for (struct dirent *e; only && (e = readdir(dir)) != NULL;)
         only = is_dots(e->d_name) || is_stage_name(e->d_name);
@@ -579,7 +570,7 @@ static uint64_t seq_of(const char *name)
 
 static void remove_copies(int dir_fd, uint64_t seq, int depth)
 {
-    DIR *dir = depth > 0 ? list_folder(dir_fd) : NULL;
+    DIR *dir = depth > 0 ? fd_list(dir_fd) : NULL;
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
         if (is_dots(e->d_name))
             continue;
@@ -623,7 +614,7 @@ static int give_away(const char *path, uid_t uid, gid_t gid, struct err *err)
     if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && st.st_uid != uid &&
         holds_only_stages(fd)) {
         remove_stale(fd, ""); /* those in use belong to another graftd: then it stays as it is */
-        DIR *dir = list_folder(fd);
+        DIR *dir = fd_list(fd);
         bool empty = dir != NULL;
         for (struct dirent *e; empty && (e = readdir(dir)) != NULL;)
             empty = is_dots(e->d_name);

@@ -7,6 +7,7 @@
  */
 #include "plugin/stage.h"
 
+#include "base/fd.h"
 #include "plugin/elf_image.h"
 
 #include <errno.h>
@@ -102,22 +103,6 @@ static int open_source(int dirfd, const char *path, struct stat *st, struct err 
 
 /* ---- Bytes ----------------------------------------------------------------------------------- */
 
-static int write_all(int fd, const char *data, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, data, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            errno = n == 0 ? ENOSPC : errno;
-            return -1;
-        }
-        data += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* Reads `from` to its end: hashes it and, unless `to` is -1, writes it. 0 or -1. */
 static int copy_bytes(int from, int to, char hash[65], uint64_t *total, struct err *err)
 {
@@ -137,7 +122,7 @@ static int copy_bytes(int from, int to, char hash[65], uint64_t *total, struct e
         *total += (uint64_t)n;
         if (*total > STAGE_MAX_BYTES)
             return err_set(err, "grew past %u bytes, the most that is allowed", STAGE_MAX_BYTES);
-        if (to >= 0 && write_all(to, data, (size_t)n) != 0)
+        if (to >= 0 && fd_write_all(to, data, (size_t)n) != 0)
             return err_set(err, "cannot write its copy: %s: make room there or set stage_dir",
                            strerror(errno));
     }

@@ -125,7 +125,7 @@ static int scan_prepare(struct swap *s)
             add_active(s, s->current->versions[i]);
     for (unsigned i = 0; i < ncanaries; i++)
         add_active(s, s->current->canaries[i].version);
-    s->scan.job.work = s->round.rollback ? scan_revert_work : scan_work;
+    s->scan.job.work = s->round.wish == SWAP_ROLLBACK ? scan_revert_work : scan_work;
     s->scan.job.done = scanned;
     s->scan.job.hung = NULL; /* no plugin's code runs in it; the probe has its own deadline */
     s->scan.job.loads = false;
@@ -148,7 +148,7 @@ static struct swap_ask *first_waiting(struct swap *s)
 
 static bool is_scan(const struct swap_ask *ask)
 {
-    return ask != NULL && ask->wish == SWAP_SCAN && ask->rollback == NULL;
+    return ask != NULL && ask->wish == SWAP_SCAN;
 }
 
 static void scan_begin(struct swap *s)
@@ -168,7 +168,7 @@ static bool rollback_first(struct swap *s)
     const char *word;
     struct err err;
     struct swap_ask *ask = first_waiting(s);
-    if (ask == NULL || ask->rollback == NULL)
+    if (ask == NULL || ask->wish != SWAP_ROLLBACK)
         return false;
     list_del(&ask->node);
     if (rollback_begin(s, ask, &word, &err) != 0) {
@@ -259,7 +259,8 @@ static void kicked(evutil_socket_t fd, short what, void *arg)
     drain_look(s);
 }
 
-/* Asks behind a pending round are answered `pending` after the same time; their scan follows. */
+/* Asks behind a pending round are answered after the same time: scans `pending`, they follow; what
+   else was wished for `busy`, nothing follows it. */
 static void pending_look(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -273,9 +274,9 @@ static void pending_look(evutil_socket_t fd, short what, void *arg)
         if (now - ask->asked_us < limit_us)
             continue;
         list_del(&ask->node);
-        if (ask->rollback == NULL)
+        if (is_scan(ask))
             want_ask(&s->want, ask);
-        answer_without_round(s, ask, ask->rollback == NULL ? "pending" : "busy", s->round.reason);
+        answer_without_round(s, ask, is_scan(ask) ? "pending" : "busy", s->round.reason);
     }
     if (!list_empty(&s->waiting))
         timer_set_ms(s->pender, 20);

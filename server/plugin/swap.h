@@ -81,7 +81,9 @@ enum swap_wish {
                      A canary that is that very file gets the weight */
     SWAP_WEIGHT,  /* of the canary that is there; no scan from here on */
     SWAP_PROMOTE, /* the canary serves all */
-    SWAP_ABORT    /* the canary leaves */
+    SWAP_ABORT,   /* the canary leaves */
+    SWAP_ROLLBACK /* instead of a scan, the last good version but the one that serves comes back,
+                     and that one is quarantined */
 };
 
 /* A wish. The caller owns it; `done` is called exactly once, never from inside swap_ask,
@@ -99,9 +101,6 @@ struct swap_ask {
     bool from_watch;        /* plugins vanish only when missing in two scans */
     struct config *config;  /* NULL, or a newly loaded one: ownership passes, also on failure;
                                installed only if the swap succeeds */
-    const char *rollback;   /* NULL, or a plugin: instead of a scan, its last good version but the
-                               one that serves comes back, and that one is quarantined. The
-                               asker's, until `done` */
     const char *why, *by;   /* rollback and abort: the reason, and who wants it (a literal); may be
                                NULL */
     const char *evidence;   /* abort: NULL, or JSON that lives as long as the swap */

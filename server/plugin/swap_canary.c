@@ -31,7 +31,7 @@ bool canary_is_other(struct swap *s, const char *plugin)
 
 bool canary_is_wanted(struct swap *s, const char *plugin)
 {
-    if (s->round.rollback)
+    if (s->round.wish == SWAP_ROLLBACK)
         return false;
     if (swap_serving(s, plugin) == NULL)
         return false; /* there is nothing beside which it could serve */

@@ -67,10 +67,10 @@ static int refuse_missing(const struct version *v, struct err *err)
 int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word, struct err *err)
 {
     struct round *r = &s->round;
-    struct version *v = generation_version(s->current, ask->rollback);
+    struct version *v = generation_version(s->current, ask->plugin);
     *word = "refused";
     if (v == NULL)
-        return refuse_not_served(s, ask->rollback, word, err);
+        return refuse_not_served(s, ask->plugin, word, err);
     if (v->stand_in)
         return refuse_missing(v, err);
     identity_of(v, &r->from);
@@ -81,7 +81,7 @@ int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word
         kept_fini(&s->scan.revert);
         return err_set(err, "out of memory");
     }
-    r->rollback = true;
+    r->wish = SWAP_ROLLBACK;
     r->by = ask->by != NULL ? ask->by : "graftd";
     memcpy(r->from_id, v->id, sizeof r->from_id);
     snprintf(r->why, sizeof r->why, "%s", ask->why != NULL ? ask->why : "a rollback was asked for");
@@ -130,7 +130,7 @@ void version_from_store(struct swap *s, struct version *v, const struct found *f
     const struct round *r = &s->round;
     v->from_store = true;
     int n =
-        r->rollback
+        r->wish == SWAP_ROLLBACK
             ? asprintf(&v->store_why, "from the store: rolled back from %s: %s", r->from_id, r->why)
         : f->waits
             ? asprintf(&v->store_why, "from the store: %s (%.12s) is not judged yet: a canary",
@@ -228,14 +228,15 @@ void kept_adopted(struct swap *s)
     for (size_t i = 0; i < r->nfresh; i++)
         if (!r->fresh[i]->canary && !r->fresh[i]->stand_in)
             note_good(s, r->fresh[i]);
-    if (r->rollback && r->nfresh > 0) {
+    if (r->wish == SWAP_ROLLBACK && r->nfresh > 0) {
         s->counts.rollbacks++;
         log_rollback(r, r->fresh[0]);
         keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
     }
     bool trials = note_trials(s);
     if (r->nfresh > 0 || changed || trials)
-        keep_save(s->deps.keep, r->rollback || r->wish == SWAP_ABORT || trials || s->draining);
+        keep_save(s->deps.keep,
+                  r->wish == SWAP_ROLLBACK || r->wish == SWAP_ABORT || trials || s->draining);
 }
 
 /* ---- Names that need no probe ---------------------------------------------------------------- */

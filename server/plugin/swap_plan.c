@@ -280,7 +280,7 @@ static bool decide_leaving(struct swap *s, struct version *v, size_t *vanished)
 {
     struct round *r = &s->round;
     char key[96];
-    if (r->rollback)
+    if (r->wish == SWAP_ROLLBACK)
         return is_fresh(r, v->plugin);
     if (r->wish == SWAP_CANARY)
         return false;
@@ -327,7 +327,7 @@ static void take_current(struct swap *s)
 static void check_required(struct swap *s)
 {
     const struct config *cfg = s->round.config;
-    if (s->round.wish == SWAP_CANARY || s->round.rollback)
+    if (s->round.wish == SWAP_CANARY || s->round.wish == SWAP_ROLLBACK)
         return;
     for (size_t i = 0; i < cfg->plugin_count; i++) {
         const struct config_plugin *p = &cfg->plugins[i];
@@ -403,7 +403,7 @@ static void refuse_busy(struct swap *s, const struct version *v, const struct ve
     round_reason(s, "%s", err.text);
     if (entries_add(&s->round.failed, v->plugin, v->id, err.text, v->source, "load") != 0)
         no_memory(s);
-    if (!s->round.rollback)
+    if (s->round.wish != SWAP_ROLLBACK)
         note_busy(s, v->plugin);
 }
 

@@ -69,8 +69,7 @@ struct round {
     char *reason;
     bool pending, answered;
 
-    bool rollback; /* no scan: one plugin, from the store */
-    struct identity from;
+    struct identity from; /* SWAP_ROLLBACK: what is replaced */
     char from_id[40], why[QUARANTINE_REASON_MAX]; /* why: of a rollback or an abort */
     const char *by, *evidence;
 };

@@ -495,7 +495,7 @@ void round_fail(struct swap *s, const char *word)
     r->nfresh = 0;
     report_swap(s, false, word);
     round_answer(s, &r->asks, false, word);
-    if (strcmp(word, "busy") == 0 && r->wish == SWAP_SCAN && !r->rollback)
+    if (strcmp(word, "busy") == 0 && r->wish == SWAP_SCAN)
         keep_wish(s);
     round_free(s);
 }

@@ -105,6 +105,8 @@ def _():
     second = s.reload()
     is_((second["ok"], second["error"]), (False, "pending"), "another reload meanwhile: pending")
     ok((time.monotonic() - began) * 1000 >= 4.5 * UNIT, "after timeouts_ms.adopt", time.monotonic() - began)
+    third = s.api("POST", "/v1/plugins/versioned/canary?weight=10")
+    is_((third["ok"], third["error"]), (False, "busy"), "a canary meanwhile: busy, for nothing follows it")
     is_(held.answer().body, b"blocking\n", "the handler ends")
     event = s.wait_event("swap", since=mark)
     ok(event["ok"] and [c["plugin"] for c in event["changed"]] == ["sin"], "the swap is complete, and said so", event)

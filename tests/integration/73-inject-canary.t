@@ -97,7 +97,8 @@ def rest(s):
 
     def same():
         seen.append(footprint(s))
-        return seen[-1] == seen[-2] and not any("/state/files/" in path for path in seen[-1]["fds"])
+        return seen[-1] == seen[-2] and not any("/state/files/" in path or "/.index" in path
+                                                for path in seen[-1]["fds"])
     wait_for(same, 20, "nothing goes on", every=0.2)
     return seen[-1]
 

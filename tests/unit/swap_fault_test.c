@@ -171,7 +171,7 @@ static bool attempt_rollback(struct rig_so *so, int kind, unsigned n, unsigned t
     until = n + 1;
     count = 0;
     armed = kind;
-    bool went = rig_swap((struct swap_ask){ .rollback = "one" });
+    bool went = rig_swap((struct swap_ask){ .wish = SWAP_ROLLBACK, .plugin = "one" });
     armed = -1;
     bool hit = count > n;
     rig_until(rig_versions() == 1 && rig_staged() == 1);
@@ -179,7 +179,7 @@ static bool attempt_rollback(struct rig_so *so, int kind, unsigned n, unsigned t
     ok(serves(tag));
     if (!went) {
         ok(rig->reason[0] != '\0');
-        if (!rig_swap((struct swap_ask){ .rollback = "one" }))
+        if (!rig_swap((struct swap_ask){ .wish = SWAP_ROLLBACK, .plugin = "one" }))
             fail(rig->reason);
         rig_until(rig_versions() == 1 && rig_staged() == 1);
     }
