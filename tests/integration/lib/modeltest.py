@@ -162,8 +162,9 @@ class Model:
                 told.append(name)
             else:
                 load.append((name, p.file))
-        if "gate" in leave:  # `middleware` names it
-            return self.not_swapped(told + ["gate"])
+        if "gate" in leave:  # `middleware` names it: nothing is loaded, but files are checked
+            events, _, _ = self.load([(n, b) for n, b in load if KINDS[b.kind] in ("preflight", "probe")])
+            return self.not_swapped(told + [name for _, name, _ in events] + ["gate"], events)
         events, ended, tried = self.load(load)
         warned = self.nobody() if config else []
         if events:
@@ -807,9 +808,17 @@ class Replay:
                       (f"{build.kind}-{build.number:08d}", sha_of(v["plugin"], build)))
             if v["state"] != "stuck":
                 self.ids[v["plugin"], build] = v["id"]
-        for key in [key for key in self.wire if before.get(key[:2]) != self.ids.get(key[:2])]:
-            del self.wire[key]  # another version of the same build counts for itself
+        for key, id in before.items():
+            if self.ids.get(key) != id:
+                self.ended(key, id)
         self.same("status: the generation", self.server.status()["generation"], model.generation)
+
+    def ended(self, key, id):
+        """The log tells what a version has served; another version of the same build counts for itself."""
+        served = sum(self.wire.pop((*key, kind), 0) for kind in ("2xx", "4xx", "5xx"))
+        for event in self.server.find_events(None, id=id):
+            if event["event"] in ("retired", "stuck"):
+                self.same(f"{event['event']}: what {id} has served", event["served"], served)
 
     # -- the wire --
 
@@ -895,6 +904,10 @@ class Replay:
         wrong = {key: (expected[key], got[key]) for key in expected if got[key] != expected[key]}
         if wrong:
             raise Divergence("/metrics, expected and found: " + ", ".join(f"{k} {a:g} {b:g}" for k, (a, b) in wrong.items()))
+        self.soon("ps: served and errors", lambda: {
+            (v["plugin"], build_of(v["id"])): (v["served"], v["errors"]) for v in self.server.ps() if v["state"] != "stuck"},
+            {key: (sum(self.wire[(*key, kind)] for kind in ("2xx", "4xx", "5xx")), self.wire[(*key, "5xx")])
+             for key in self.ids})
 
 
 def show(what):
