@@ -1,4 +1,5 @@
-/* Between keep.c (what is known), keep_index.c (its text) and keep_folder.c (its files) only. */
+/* Between keep.c (questions and changes), keep_model.c (what is known), keep_write.c (when it is
+   written), keep_index.c (its text) and keep_folder.c (its files) only. */
 #ifndef GRAFT_PLUGIN_KEEP_PRIVATE_H
 #define GRAFT_PLUGIN_KEEP_PRIVATE_H
 
@@ -21,6 +22,7 @@ struct keep_model {
     struct list plugins; /* changed last first */
     size_t nplugins;
     struct quarantine quarantine;
+    struct trials trials;
 };
 
 void keep_model_init(struct keep_model *m);
@@ -29,6 +31,8 @@ void keep_model_fini(struct keep_model *m);
 bool keep_model_good(struct keep_model *m, const struct kept *kept);
 /* False: it was none. */
 bool keep_model_forget(struct keep_model *m, const struct identity *identity);
+
+struct keep_plugin *keep_model_plugin(const struct keep_model *m, const char *plugin); /* or NULL */
 
 /* keep_index.c. -1: no memory. */
 int keep_index_write(const struct keep_model *m, struct buf *out);
@@ -67,6 +71,33 @@ bool keep_folder_has(const struct keep_folder *f, const char *sha256);
 /* Removes the files for which `wanted` is false, but for one that is being copied. */
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg);
+
+#define KEEP_MAGIC 0x6b656570u
+
+struct keep {
+    unsigned magic;
+    pthread_mutex_t lock;
+    struct keep_model model;   /* protected by lock */
+    uint64_t changes, written; /* too: of the model; those that the index holds */
+    struct keep_folder folder;
+    pthread_mutex_t
+        files; /* what comes into the folder of files and leaves it; never synced with it */
+    bool usable, lasting;
+
+    /* Control's, but for what the jobs do. */
+    struct loader *loader, *writer;
+    struct event *later, *copy_later;
+    void (*idle)(void *arg);
+    void *arg;
+    struct job copy, save; /* new files; all the rest */
+    bool copying, copy_again, copy_failed;
+    bool saving, save_again, save_behind; /* behind: as soon as files are copied */
+    bool told;                            /* that it cannot be written, and it has not been since */
+};
+
+/* keep_write.c. By the model, or, when that has changed, perhaps by the index: then the next sweep
+   decides. `arg`: the store. */
+bool keep_is_wanted(const char *name, void *arg);
 
 /* For tests: called before each step of writing, with its name. NULL otherwise. */
 extern void (*keep_folder_step)(const char *step);
