@@ -162,17 +162,18 @@ class Model:
                 told.append(name)
             else:
                 load.append((name, p.file))
+        warned = self.nobody() if config else []
         if "gate" in leave:  # `middleware` names it: nothing is loaded, but files are checked
             events, _, _ = self.load([(n, b) for n, b in load if KINDS[b.kind] in ("preflight", "probe")])
-            return self.not_swapped(told + [name for _, name, _ in events] + ["gate"], events)
+            return self.not_swapped(told + [name for _, name, _ in events] + ["gate"], events + warned)
         events, ended, tried = self.load(load)
-        warned = self.nobody() if config else []
         if events:
             for name, build in load:
                 if tried and build.kind == "leak":  # its init ran
                     self.stuck.append((name, build))
                     ended.append(("stuck", name, build))
-            return self.not_swapped(told + [name for _, name, _ in events], events, ended=ended)
+            events = warned + events if tried else events + warned
+            return self.not_swapped(told + [name for _, name, _ in events if name], events, ended=ended)
         return self.swap(load, leave, told, back, config, warned)
 
     def swap(self, load, leave, told, back, config, warned):
@@ -215,7 +216,8 @@ class Model:
             p.weight = weight
             return self.published([("canary", name, p.canary)])
         if not p.stable and KINDS[p.file.kind] not in ("preflight", "probe"):
-            return self.not_swapped([name])  # beside nothing there is no canary
+            p.failed.discard(p.file)
+            return self.not_swapped([name])  # beside nothing there is no canary; the next scan tries it
         events, ended, _ = self.load([(name, p.file)])
         if events:
             return self.not_swapped([name], events, ended=ended)
