@@ -242,8 +242,8 @@ static void copied(struct job *job)
         k->copy_again = false;
         k->copying = true;
         submit(k->loader, &k->copy, copy_work, copied);
-    } else if (k->save_behind) {
-        save_now(k);
+    } else if (k->save_behind || (!k->copy_failed && !evtimer_pending(k->later, NULL))) {
+        save_now(k); /* not waiting: the index was written between the swap and the copy */
     }
     end_job(k);
 }

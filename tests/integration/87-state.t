@@ -113,6 +113,25 @@ def _():
         is_(warnings(s), [], "nothing was damaged")
 
 
+@case("a swap just before the index is written: what it has made good is written, too")
+def _():
+    s = serve(1)
+    written(s, 1)
+    n = 1
+    for delay in range(60, 110, 4):
+        for wait in (delay / 1000, 0):
+            n += 1
+            put(s, n)
+            s.reload()
+            time.sleep(wait)
+        try:
+            wait_for(lambda: [g["version"] for g in index(s)["plugins"][0]["good"]][0] == f"MARK-{n:08d}", 3, "it is written")
+        except Failed:
+            ok(False, f"{delay} ms after a swap", index(s))
+            return
+    ok(True, "at any time after a swap")
+
+
 @case("a damaged index is said, moved away and begun anew")
 def _():
     s = serve(1)
