@@ -127,6 +127,9 @@ class Chaos:
         self.second_delay = self.dice.random() ** 2 * 0.08
         if kind in faults.CRASHES:
             self.blamed = self.shop.active("crashes")
+        self.shop.may_be = self.shop.young() if kind else []
+        if kind:
+            self.shop.before_death()
         mark = self.server.mark()
         if shortage:
             self.by_fault[shortage.name] = self.by_fault.get(shortage.name, 0) + 1
@@ -201,8 +204,10 @@ class Chaos:
                 death.moment = min([death.dead] + [one.at for one in death.failed + death.closed])
             death.active, death.busy = self.crowd.active(death.moment, death.dead)
             death.busy += sum(1 for one in death.failed if one.begun <= death.moment)
-            if len(death.failed) > death.active:
-                self.crowd.defect(f"{death.kind}: {len(death.failed)} requests failed, {death.active} connections were open")
+            if len(death.failed) > min(death.active, self.clients):  # each client has one at a time
+                self.crowd.defect(f"{death.kind}: {len(death.failed)} requests failed, {death.active} connections were open: "
+                                  f"{[(f'{one.begun - death.begun:.4f}', f'{one.at - death.begun:.4f}') for one in death.failed]}, "
+                                  f"dead after {death.dead - death.begun:.4f}")
 
     # ---- Scenes: what takes more than a turn ----
 
@@ -216,7 +221,17 @@ class Chaos:
         shop.mend("a longer crash window")
         good = s.active("crashes")
         index = os.path.join(s.dir, "state", "index.json")
-        wait_for(lambda: good["sha256"] in open(index, encoding="utf-8").read(), 20, "it is kept")
+        try:
+            wait_for(lambda: good["sha256"] in open(index, encoding="utf-8").read(), 20, "it is kept")
+        except Failed:
+            with open(index, encoding="utf-8") as file:
+                self.crowd.defect(f"crashes {good['id']} is not in the index after 20 s: {s.api('GET', '/v1/versions')['kept']}; "
+                                  f"files {os.listdir(os.path.join(s.dir, 'state', 'files'))}; {file.read()[:3000]}; "
+                                  f"{s.find_events('state')[-3:]}; {s.find_events('crash')[-2:]}")
+            s.config["crash_window_ms"] = SHORT_MS
+            s.write_config()
+            shop.mend("no scene")
+            return
         mark, begun, pid = s.mark(), time.monotonic(), s.pid
         more()
         then()
@@ -351,6 +366,9 @@ class Chaos:
              f"{common.median(shop.duration_us) / 1000:.1f} ms, at most {max(shop.duration_us, default=0) / 1000:.0f} ms")
         diag(f"deaths: {len(deaths)} ({', '.join(f'{kind} {len(all_)}' for kind, all_ in kinds.items())}); "
              f"shortages: {self.by_fault}")
+        if shop.older:
+            diag(f"{shop.older} times an older good version served: the newer one had been good for less than {secs(1.5):.1f} s, "
+                 "and was not in the store's index")
         failed = [len(d.failed) for d in deaths]
         diag(f"failed requests: {sum(failed)}; a death: mean {sum(failed) / max(1, len(failed)):.2f}, at most "
              f"{max(failed, default=0)}; open then: mean {sum(d.active for d in deaths) / max(1, len(deaths)):.2f}; in progress "

@@ -195,8 +195,8 @@ class Crowd:
         for queue, what in ((self.failures, "failed"), (self.closed, "closed")):
             while queue:
                 one = queue.popleft()
-                whose = next((d for d in deaths if one.opened <= d.dead and
-                              d.begun <= one.at <= d.dead + secs(0.5)), None)
+                whose = min((d for d in deaths if one.opened <= d.dead and d.begun <= one.at <= d.dead + secs(0.5)),
+                            key=lambda d: abs(one.at - d.dead), default=None)
                 if whose is None:
                     now = time.monotonic()
                     self.defect(f"{what}, and no process died: {one.text}; its connection was opened {now - one.opened:.3f} s "
