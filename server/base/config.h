@@ -75,7 +75,7 @@ struct config_limits {
 };
 
 struct config_timeouts {
-    unsigned head, idle, body, write, handler, load, adopt, handover, retire;
+    unsigned head, idle, body, write, handler, load, adopt, handover, retire, upgrade;
 };
 
 struct config_drain {

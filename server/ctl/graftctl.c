@@ -17,7 +17,7 @@
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 4 };
 
-enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8 };
+enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8, FLAG_BINARY = 16 };
 
 static const struct flag {
     unsigned bit;
@@ -29,6 +29,7 @@ static const struct flag {
     { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left", false },
     { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP", false },
     { FLAG_WEIGHT, "--weight", "weight", "N, percent of the requests: 0 to 99", true },
+    { FLAG_BINARY, "--binary", "binary", "PATH of another graftd than the one that was started", true },
 };
 
 static const struct command {
@@ -60,6 +61,8 @@ static const struct command {
       "the canary leaves, the stable version serves all requests" },
     { "rollback", "NAME", "POST", "/v1/plugins/%s/rollback", CLIENT_RELOAD_S, 0, show_reload,
       "serve the good version before this one again, and quarantine this one" },
+    { "upgrade", NULL, "POST", "/v1/upgrade", CLIENT_RELOAD_S, FLAG_BINARY, show_upgrade,
+      "start the installed graftd on the same sockets; also for listen and workers" },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
       "finish and exit, as SIGTERM" },
     { "check", "FILE.so", NULL, NULL, 0, 0, NULL,

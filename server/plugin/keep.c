@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define KEEP_MAGIC 0x6b656570u
 
@@ -23,6 +24,7 @@ struct keep {
     pthread_mutex_t
         files; /* what comes into the folder of files and leaves it; never synced with it */
     bool usable, lasting;
+    bool behind; /* another process of ours writes */
 
     /* Control's, but for what the jobs do. */
     struct loader *loader, *writer;
@@ -247,13 +249,14 @@ static void forget_missing(struct keep *k)
 static void open_lasting(struct keep *k, const char *configured)
 {
     struct err err;
-    int rc = keep_folder_open(&k->folder, configured, &err);
+    int rc = keep_folder_open(&k->folder, configured, !k->behind, &err);
     if (rc == 0) {
         k->usable = k->lasting = true;
         rc = read_index(k, &err);
         if (rc == 0) {
             forget_missing(k);
-            keep_folder_sweep(&k->folder, is_wanted, k);
+            if (!k->behind)
+                keep_folder_sweep(&k->folder, is_wanted, k);
             return;
         }
         close_folder(k);
@@ -278,15 +281,17 @@ static void open_inside(struct keep *k, struct stage *stage)
     }
     k->usable = true;
     forget_missing(k);
-    keep_folder_sweep(&k->folder, is_wanted, k);
+    if (!k->behind)
+        keep_folder_sweep(&k->folder, is_wanted, k);
 }
 
-struct keep *keep_open(const char *configured, struct stage *stage)
+static struct keep *open_store(const char *configured, struct stage *stage, bool behind)
 {
     struct keep *k = calloc(1, sizeof *k);
     if (k == NULL)
         return NULL;
     k->magic = KEEP_MAGIC;
+    k->behind = behind;
     pthread_mutex_init(&k->lock, NULL);
     pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
@@ -295,6 +300,16 @@ struct keep *keep_open(const char *configured, struct stage *stage)
         return k;
     open_inside(k, stage);
     return k;
+}
+
+struct keep *keep_open(const char *configured, struct stage *stage)
+{
+    return open_store(configured, stage, false);
+}
+
+struct keep *keep_open_behind(const char *configured, struct stage *stage)
+{
+    return open_store(configured, stage, true);
 }
 
 void keep_close(struct keep *k)
@@ -619,7 +634,7 @@ static int write_disk(struct keep *k, struct err *err)
 int keep_flush(struct keep *k, struct err *err)
 {
     struct err why;
-    if (k == NULL || !k->usable)
+    if (k == NULL || !k->usable || k->behind)
         return 0;
     int copied = copy_files(k, err);
     if (write_disk(k, &why) == 0)
@@ -789,7 +804,7 @@ bool keep_writes(const struct keep *k)
 void keep_save(struct keep *k, bool now)
 {
     ON_CONTROL();
-    if (k == NULL || !k->usable)
+    if (k == NULL || !k->usable || k->behind)
         return;
     CHECK(k, KEEP_MAGIC);
     if (now || evtimer_pending(k->copy_later, NULL) || after(k->copy_later, COPY_MS) != 0)
@@ -801,11 +816,37 @@ void keep_save(struct keep *k, bool now)
 void keep_stop(struct keep *k)
 {
     ON_CONTROL();
-    if (k == NULL || !k->usable)
+    if (k == NULL || !k->usable || k->behind)
         return;
     copy_now(k);
     if (!evtimer_pending(k->later, NULL))
         return;
     event_del(k->later);
     save_now(k);
+}
+
+void keep_yield(struct keep *k)
+{
+    ON_CONTROL();
+    if (k == NULL || !k->usable)
+        return;
+    REQUIRE(!keep_writes(k));
+    event_del(k->later);
+    event_del(k->copy_later);
+    k->behind = true;
+    if (k->folder.lock_fd >= 0)
+        close(k->folder.lock_fd);
+    k->folder.lock_fd = -1;
+}
+
+int keep_take(struct keep *k, struct err *err)
+{
+    ON_CONTROL();
+    if (k == NULL || !k->usable || !k->behind)
+        return 0;
+    if (k->lasting && keep_folder_lock(&k->folder, err) != 0)
+        return -1;
+    k->behind = false;
+    keep_save(k, true);
+    return 0;
 }

@@ -49,6 +49,16 @@ int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err);
  * thread, before the others; may block.
  */
 struct keep *keep_open(const char *configured, struct stage *stage);
+/*
+ * The same beside a process that uses the folder and is to be followed: reads what is kept and
+ * quarantined, without the lock, and writes nothing until keep_take. The other one stops writing
+ * (idle, see keep_writes) and gives its lock up by keep_yield; from then on it writes nothing.
+ */
+struct keep *keep_open_behind(const char *configured, struct stage *stage);
+void keep_yield(struct keep *k); /* [control] */
+/* 0: it writes again; -1: another graftd holds the lock: to be tried again. [control] */
+int keep_take(struct keep *k, struct err *err);
+
 void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
 const char *keep_path(const struct keep *k); /* NULL: until the restart */
 

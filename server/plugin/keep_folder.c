@@ -135,16 +135,19 @@ static int open_root(const char *path, struct err *err)
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-static int take_lock(struct keep_folder *f, struct err *err)
+int keep_folder_lock(struct keep_folder *f, struct err *err)
 {
     f->lock_fd = openat(f->dir_fd, LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (f->lock_fd < 0)
         return err_set(err, "%s/" LOCK ": %s", f->path, strerror(errno));
     if (flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0)
         return 0;
-    return err_set(err, "%s: %s", f->path,
-                   errno == EWOULDBLOCK ? "another graftd uses it: give each a state_dir of its own"
-                                        : strerror(errno));
+    err_set(err, "%s: %s", f->path,
+            errno == EWOULDBLOCK ? "another graftd uses it: give each a state_dir of its own"
+                                 : strerror(errno));
+    close(f->lock_fd);
+    f->lock_fd = -1;
+    return -1;
 }
 
 static int open_files(struct keep_folder *f, struct err *err)
@@ -175,7 +178,7 @@ void keep_folder_close(struct keep_folder *f)
     *f = (struct keep_folder){ -1, -1, -1, NULL };
 }
 
-int keep_folder_open(struct keep_folder *f, const char *configured, struct err *err)
+int keep_folder_open(struct keep_folder *f, const char *configured, bool lock, struct err *err)
 {
     const char *path;
     bool make;
@@ -193,7 +196,7 @@ int keep_folder_open(struct keep_folder *f, const char *configured, struct err *
         return 1;
     }
     f->dir_fd = open_root(f->path, err);
-    if (f->dir_fd >= 0 && take_lock(f, err) == 0 && open_files(f, err) == 0)
+    if (f->dir_fd >= 0 && (!lock || keep_folder_lock(f, err) == 0) && open_files(f, err) == 0)
         return 0;
     keep_folder_close(f);
     return -1;

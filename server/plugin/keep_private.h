@@ -43,7 +43,8 @@ struct keep_folder {
     char *path;
 };
 /* The state folder, locked: 0, or -1: err says why not; 1: there is none to use. */
-int keep_folder_open(struct keep_folder *f, const char *configured, struct err *err);
+int keep_folder_open(struct keep_folder *f, const char *configured, bool lock, struct err *err);
+int keep_folder_lock(struct keep_folder *f, struct err *err); /* when it was not asked for */
 /* One inside the stage folder. */
 int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err);
 void keep_folder_close(struct keep_folder *f);

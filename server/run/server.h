@@ -59,6 +59,7 @@ struct server {
     struct watchdog *watchdog;
     struct signals_stop stop;
     struct swap_ask first;
+    struct upgrade *upgrade; /* upgrade.c */
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */
 
     bool failed; /* the first load: it is being undone */
