@@ -157,10 +157,10 @@ static int receive(struct boss *l, struct wire_message *m, struct err *err)
         break;
     case WIRE_OTHER:
         return err_set(err,
-                       "this graftd speaks version %d of the protocol between supervisor and server "
+                       "this graftd speaks version %u of the protocol between supervisor and server "
                        "process, the supervisor that started it speaks version %u: restart the "
                        "service instead of upgrading it",
-                       WIRE_VERSION, wire_peer_version);
+                       wire_version, wire_peer_version);
     }
     return err_set(err, "the supervisor talks nonsense: was graftd exchanged by another version?");
 }

@@ -192,10 +192,16 @@ static void save(struct writer *w, const struct supervisor *sv)
         w->failed = true;
         return;
     }
-    *s = (struct saved){ .magic = STATE_MAGIC, .version = STATE_VERSION, .size = sizeof *s,
-                         .pid = getpid(), .starts = sv->starts, .in_row = sv->in_row,
-                         .after_crash = sv->after_crash, .blocks = (uint32_t)sv->blocks.n,
-                         .seq = sv->seq, .stop_first_ms = sv->stop.first_ms,
+    *s = (struct saved){ .magic = STATE_MAGIC,
+                         .version = STATE_VERSION,
+                         .size = sizeof *s,
+                         .pid = getpid(),
+                         .starts = sv->starts,
+                         .in_row = sv->in_row,
+                         .after_crash = sv->after_crash,
+                         .blocks = (uint32_t)sv->blocks.n,
+                         .seq = sv->seq,
+                         .stop_first_ms = sv->stop.first_ms,
                          .crashed = sv->crashed };
     memcpy(s->path, sv->path, sizeof s->path);
     save_held(w, sv, s);
@@ -360,8 +366,11 @@ static void load_held(struct reader *r, const struct saved *s, struct supervisor
 static void load_upgrade(struct reader *r, const struct saved *s, struct supervisor_upgrade *up)
 {
     *up = (struct supervisor_upgrade){ .next = { .wire = -1, .area_fd = -1 },
-                                       .exe = -1, .config_fd = -1, .err_fd = own(r, s->err_fd),
-                                       .old_pid = s->up_old_pid, .new_pid = s->up_new_pid,
+                                       .exe = -1,
+                                       .config_fd = -1,
+                                       .err_fd = own(r, s->err_fd),
+                                       .old_pid = s->up_old_pid,
+                                       .new_pid = s->up_new_pid,
                                        .began_ms = s->up_began_ms };
     memcpy(up->old_version, s->up_old_version, sizeof up->old_version);
     memcpy(up->new_version, s->up_new_version, sizeof up->new_version);

@@ -1,7 +1,7 @@
 /*
  * graftctl upgrade, the supervisor's part: a second server process beside the one that serves, on
- * the same sockets. Up to the moment in which it is told to serve everything can be taken back; from
- * then on it is the child, and the other one drains.
+ * the same sockets. Up to the moment in which it is told to serve everything can be taken back;
+ * from then on it is the child, and the other one drains.
  *
  *   OFF -> STARTING -> YIELDING -> SERVING -> OVER -> OFF
  *            |  UPGRADE   | READY     | YIELDED  | SERVING, or it crashed
@@ -235,10 +235,11 @@ static int open_program(struct supervisor_upgrade *up, struct err *err)
     if (faccessat(AT_FDCWD, up->path, X_OK, AT_EACCESS) != 0 || (st.st_mode & 0111) == 0)
         return err_set(err, "%s is not executable: install it with mode 0755", up->path);
     if ((st.st_uid != 0 && st.st_uid != geteuid()) || (st.st_mode & 022) != 0)
-        return err_set(err,
-                       "%s: expected a file of root or of graftd's user that nobody else may write: "
-                       "chown it, and install it with mode 0755",
-                       up->path);
+        return err_set(
+            err,
+            "%s: expected a file of root or of graftd's user that nobody else may write: "
+            "chown it, and install it with mode 0755",
+            up->path);
     return 0;
 }
 
@@ -263,6 +264,22 @@ static int load_config(struct supervisor *sv, struct wire_message *m, struct err
     return 0;
 }
 
+/* Sockets and folders that the supervisor goes on with. */
+static void note_not_applied(struct supervisor *sv)
+{
+    struct supervisor_upgrade *up = &sv->up;
+    const char *names[32];
+    struct buf list = { 0 };
+    int n = config_restart_keys_changed(sv->held.config, up->config, names, ARRAY_LEN(names));
+    for (int i = 0; i < n && i < (int)ARRAY_LEN(names); i++)
+        if (!config_upgrade_applies(names[i]))
+            buf_printf(&list, "%s%s", list.len > 0 ? ", " : "", names[i]);
+    if (list.len > 0)
+        snprintf(up->note, sizeof up->note, "changed, but takes effect only at a restart: %.180s",
+                 list.data);
+    buf_fini(&list);
+}
+
 static int prepare(struct supervisor *sv, struct wire_message *m, struct err *err)
 {
     struct supervisor_upgrade *up = &sv->up;
@@ -270,6 +287,7 @@ static int prepare(struct supervisor *sv, struct wire_message *m, struct err *er
     snprintf(up->path, sizeof up->path, "%s", binary[0] != '\0' ? binary : sv->path);
     if (open_program(up, err) != 0 || load_config(sv, m, err) != 0)
         return -1;
+    note_not_applied(sv);
     up->workers = up->config->workers > 0 ? up->config->workers : workers_default_count();
     if (listeners_follow(&up->listeners, sv->held.listeners, up->config, up->workers, err) != 0)
         return -1;
@@ -330,8 +348,11 @@ void supervisor_upgrade_begin(struct supervisor *sv, struct wire_message *m)
         return;
     }
     *up = (struct supervisor_upgrade){ .next = { .wire = -1, .area_fd = -1 },
-                                       .err_fd = -1, .exe = -1, .config_fd = -1,
-                                       .phase = UP_STARTING, .began_ms = clock_ms(),
+                                       .err_fd = -1,
+                                       .exe = -1,
+                                       .config_fd = -1,
+                                       .phase = UP_STARTING,
+                                       .began_ms = clock_ms(),
                                        .old_pid = sv->child.pid };
     memcpy(up->old_version, sv->child.version, sizeof up->old_version);
     int rc = prepare(sv, m, &err);
@@ -473,7 +494,8 @@ void supervisor_upgrade_clock(struct supervisor *sv, uint64_t now)
     struct supervisor_upgrade *up = &sv->up;
     char why[128];
     if (up->phase == UP_STARTING && now >= up->until_ms) {
-        snprintf(why, sizeof why, "the new process was not ready within %u ms (timeouts_ms.upgrade)",
+        snprintf(why, sizeof why,
+                 "the new process was not ready within %u ms (timeouts_ms.upgrade)",
                  up->config->timeouts_ms.upgrade);
         supervisor_upgrade_fail(sv, why);
     } else if (up->phase == UP_YIELDING && now >= up->until_ms) {

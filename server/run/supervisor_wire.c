@@ -16,6 +16,7 @@
 #define MAGIC      (0x67726600u | WIRE_VERSION)
 
 unsigned wire_peer_version = WIRE_VERSION;
+const unsigned wire_version = WIRE_VERSION;
 
 struct head {
     uint32_t magic, type;

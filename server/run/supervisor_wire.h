@@ -158,6 +158,7 @@ enum wire_result {
     WIRE_OTHER /* as nonsense: a peer of another WIRE_VERSION, now in wire_peer_version */
 };
 extern unsigned wire_peer_version;
+extern const unsigned wire_version; /* ours */
 /* The next message, waiting for at most `ms`. After END and NONSENSE there is nothing to close. */
 enum wire_result wire_receive(int fd, struct wire_message *m, unsigned ms);
 void wire_close_fds(struct wire_message *m);

@@ -80,17 +80,19 @@ static bool refuse_at_once(struct server *s, struct web_request *req)
                          "there is no supervisor (supervise is false), which would start the new "
                          "graftd beside this one: restart the service instead");
     else if (s->failed || drain_is_on(s->drain))
-        ops_answer_error(req, 503, "draining", "the server drains: start the new graftd when it "
-                                               "has ended");
+        ops_answer_error(req, 503, "draining",
+                         "the server drains: start the new graftd when it "
+                         "has ended");
     else if (s->upgrade->step != UPGRADE_OFF)
         ops_answer_error(req, 409, "busy", "an upgrade is under way: ask again when it has ended");
     else if (swap_running(s->swap) || s->reading != NULL)
         ops_answer_error(req, 409, "busy", "a swap is in progress: ask again when it has ended");
     else if (canary != NULL)
-        ops_answer_error(req, 409, "refused",
-                         "a canary of plugin %s (%s) is being judged, which a new process could not "
-                         "go on with: promote or abort it first",
-                         canary->plugin, canary->id);
+        ops_answer_error(
+            req, 409, "refused",
+            "a canary of plugin %s (%s) is being judged, which a new process could not "
+            "go on with: promote or abort it first",
+            canary->plugin, canary->id);
     else
         return false;
     return true;
@@ -116,8 +118,9 @@ static void on_read(struct msg *msg)
     else if (drain_is_on(u->server->drain))
         refuse(u, 503, "draining", "the server drains");
     else if (!u->config->supervise)
-        refuse(u, 409, "refused", "the configuration says now that supervise is false: that needs "
-                                  "a restart");
+        refuse(u, 409, "refused",
+               "the configuration says now that supervise is false: that needs "
+               "a restart");
     else
         go_to(u, WRITING, WRITE_MS);
 }
@@ -157,8 +160,9 @@ static void yield(struct upgrade *u)
         look_again(u);
         return;
     } else {
-        log_msg(LOG_WARN, "state", "the store is still being written: the next process waits for "
-                                   "its lock");
+        log_msg(LOG_WARN, "state",
+                "the store is still being written: the next process waits for "
+                "its lock");
     }
     u->step = YIELDED;
     boss_tell(s->boss, WIRE_YIELDED);
@@ -297,8 +301,9 @@ static void on_look(evutil_socket_t fd, short what, void *arg)
         else if (clock_ms() < u->until_ms)
             look_again(u);
         else
-            refuse(u, 409, "failed", "the store of good versions (state_dir) is still being "
-                                     "written: is its disk well?");
+            refuse(u, 409, "failed",
+                   "the store of good versions (state_dir) is still being "
+                   "written: is its disk well?");
         break;
     case YIELDING:
         yield(u);
