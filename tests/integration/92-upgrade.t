@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-import stat
+import socket
 import sys
 import threading
 import time
@@ -365,6 +365,39 @@ def _():
     is_(s.api("POST", "/v1/plugins/hello/rollback")["ok"], True, "and back")
     is_(s.active("hello")["sha256"], serves, "from the store")
     is_(s.stop(), 0, "exit 0")
+
+
+@case("five upgrades in a row leave nothing behind: descriptors, copies, zombies")
+def _():
+    s = server(["hello", "counter"], {"middleware": ["counter"]}, listen=("127.0.0.1:0", "unix:" + os.path.join(tempdir(), "s")))
+
+    def held():
+        return sorted(os.readlink(f"/proc/{s.proc.pid}/fd/{n}").split(":")[0] for n in os.listdir(f"/proc/{s.proc.pid}/fd"))
+    good(s)
+    wait_for(lambda: not any(fd.startswith("pipe") for fd in held()), 10, "no pipe is left")
+    before, staged = held(), len(s.staged())
+    for _ in range(4):
+        good(s)
+    wait_for(lambda: held() == before, 10, f"as many descriptors as before {before} {held()}")
+    is_(held(), before, "the supervisor's descriptors")
+    is_(len(s.staged()), staged, "as many staged copies")
+    environ = open(f"/proc/{s.pid}/environ", "rb").read()
+    ok(b"GRAFTD_STATE" not in environ, "the number of the state is not passed on")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("handed-over sockets go on, queue and all; a number in the environment that is nobody's state")
+def _():
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    s = server(listen=(f"fd:{listening.fileno()}",), pass_fds=(listening.fileno(),), env={"GRAFTD_STATE": "0"})
+    with Prober(s, "/hello", clients=2, keep_alive=False) as p:
+        good(s)
+        p.wait_count(20)
+    is_(p.failures, [], "no request failed")
+    is_(s.stop(), 0, "exit 0")
+    listening.close()
 
 
 # ---- listen, workers, user ----
