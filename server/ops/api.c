@@ -20,7 +20,8 @@ void ops_answer_json(struct web_request *req, int status, struct json_out *out)
     if (out->failed || buf_puts(out->buf, "\n") != 0) {
         buf_fini(out->buf);
         web_answer_text(req, 503,
-                        "{\"ok\":false,\"error\":\"no_memory\",\"reason\":\"out of memory\"}\n");
+                        "{\"ok\":false,\"error\":\"no_memory\",\"reason\":\"out of memory for the "
+                        "answer: what was asked for may have been done\"}\n");
         return;
     }
     web_answer(req, status, "application/json", NULL, out->buf);
@@ -112,7 +113,16 @@ static void put_oldest(struct json_out *j, const struct version_sums *s)
 
 const char *ops_state_name(const struct version *v)
 {
+    if (v->state == VERSION_ACTIVE && v->stand_in)
+        return "missing";
     return v->state == VERSION_ACTIVE && v->canary ? "canary" : version_state_name(v->state);
+}
+
+const char *ops_reason(const struct ops *o, const struct version *v)
+{
+    if (v->reason != NULL || v->state != VERSION_ACTIVE)
+        return v->reason;
+    return v->from_store || v->stand_in ? v->store_why : ops_canary_reason(o, v);
 }
 
 static void put_version(struct json_out *j, const struct ops *o, const struct version *v)
@@ -134,10 +144,9 @@ static void put_version(struct json_out *j, const struct ops *o, const struct ve
     json_put_u64(j, "p50_us", latency_quantile_us(s.latency_all, 0.50));
     json_put_u64(j, "p99_us", latency_quantile_us(s.latency_all, 0.99));
     json_put_z(j, "source", v->from_store ? "store" : "folder");
-    json_put_z(j, "reason",
-               v->reason == NULL && v->from_store && v->state == VERSION_ACTIVE ? v->store_why
-                                                                                : v->reason);
+    json_put_z(j, "reason", ops_reason(o, v));
     ops_put_rollout(j, o, v);
+    ops_put_shadow(j, v);
     json_close(j, '}');
 }
 
@@ -335,7 +344,7 @@ static const struct verb verbs[] = {
     { "POST", "/v1/upgrade", NULL, " binary ", answer_upgrade },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
     { "POST", "/v1/plugins/", "/rollback", "", ops_answer_rollback },
-    { "POST", "/v1/plugins/", "/canary", " weight ", ops_answer_canary },
+    { "POST", "/v1/plugins/", "/canary", " weight shadow ", ops_answer_canary },
     { "POST", "/v1/plugins/", "/promote", "", ops_answer_promote },
     { "POST", "/v1/plugins/", "/abort", "", ops_answer_abort },
 };

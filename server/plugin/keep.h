@@ -3,7 +3,8 @@
  * files, the configuration they ran with, and what is quarantined. Good is what has been fully
  * active and is not quarantined.
  *
- *   STATE/.lock          held as long as the process lives: a folder serves one graftd
+ *   STATE/.lock          held as long as graftd lives: a folder serves one
+ *   STATE/.owner         which of its server processes writes: the one that opened it last
  *   STATE/index.json     what is kept and quarantined; replaced as a whole
  *   STATE/files/SHA256   the files
  *
@@ -21,6 +22,7 @@
 #include "plugin/quarantine.h"
 #include "plugin/signature.h"
 #include "plugin/stage.h"
+#include "plugin/trial.h"
 
 struct keep;
 
@@ -42,23 +44,25 @@ bool kept_copy(struct kept *to, const struct kept *from); /* false: no memory, n
 /* As stage_prepare: before a root process becomes `uid`. */
 int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err);
 
+/* The state folder's lock, for every server process that there will be; -1: it is not to be had,
+   keep_open will say why. Any thread; may block. */
+int keep_lock(const char *configured);
+
 /*
  * Opens the state folder: `configured`, else $STATE_DIRECTORY, else /var/lib/graft where that is
- * ours; judged like the stage folder. When there is none, or it is unfit, in use or not ours to
+ * ours; judged like the stage folder. `lock`: of keep_lock, stays the caller's. When there is none, or it is unfit, in use or not ours to
  * understand, says so and keeps things in `stage` (which outlives it). NULL: no memory. Main
  * thread, before the others; may block.
  */
-struct keep *keep_open(const char *configured, struct stage *stage);
+struct keep *keep_open(const char *configured, struct stage *stage, int lock);
 /*
  * The same beside a process that uses the folder and is to be followed: reads what is kept and
- * quarantined, without the lock, and writes nothing until keep_take. The other one stops writing
- * (idle, see keep_writes) and gives its lock up by keep_yield; from then on it writes nothing.
+ * quarantined, and writes nothing until keep_take. The other one stops writing (see keep_writes)
+ * and says keep_yield.
  */
-struct keep *keep_open_behind(const char *configured, struct stage *stage);
-void keep_yield(struct keep *k); /* [control] */
-/* 0: it writes again; -1: another graftd holds the lock: to be tried again. [control] */
-int keep_take(struct keep *k, struct err *err);
-
+struct keep *keep_open_behind(const char *configured, struct stage *stage, int lock);
+void keep_yield(struct keep *k);                 /* [control] */
+int keep_take(struct keep *k, struct err *err); /* -1: it cannot be had yet [control] */
 void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
 const char *keep_path(const struct keep *k); /* NULL: until the restart */
 
@@ -88,6 +92,13 @@ bool keep_find(struct keep *k, const char *plugin, const struct identity *but, s
 /* The good version with that file and, unless NULL, that configuration. The caller's to fini. */
 bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha256,
                     struct kept *out);
+
+/* It serves as a canary (again, with another weight); true: that is news, to be saved. */
+bool keep_trial(struct keep *k, const struct trial *trial);
+/* It does no longer. One that becomes good or quarantined is not on trial either. */
+bool keep_trial_end(struct keep *k, const struct identity *identity);
+/* It was one when the store was last told. */
+bool keep_is_on_trial(struct keep *k, const struct identity *identity, struct trial *out);
 
 /* Calls for each, newest first, with the lock held: `fn` must not call back. */
 void keep_each(struct keep *k, void (*fn)(const struct kept *kept, void *arg), void *arg);

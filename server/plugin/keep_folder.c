@@ -2,6 +2,11 @@
  * The files of the store. Every file appears by rename, whole and synced, and the folder is synced
  * behind it: whatever stops us, the index that is found names files that are there. Nothing here
  * follows a symbolic link; a folder that somebody else could write to is not used.
+ *
+ * .lock keeps other graftds out. Of this one's server processes two can live for a moment, the one
+ * that crashed and its successor: .owner names the one whose store it is. Names appear, move and
+ * vanish only while .owner is locked and names us; what another one wrote meanwhile is never
+ * undone.
  */
 #include "plugin/keep_private.h"
 
@@ -13,11 +18,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FOLDER       (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define LOCK         ".lock"
+#define OWNER        ".owner"
 #define INDEX        "index.json"
 #define INDEX_NEW    ".index.json.new"
 #define INDEX_BAD    "index.json.bad"
@@ -26,6 +34,7 @@
 #define INSIDE       ".keep" /* in the stage folder; no BASE begins with a dot */
 #define FILE_MODE    0400
 #define DEFAULT_PATH "/var/lib/graft"
+#define OWNER_MS     200 /* it is held for microseconds; a process that dies with it moves no more */
 
 void (*keep_folder_step)(const char *step);
 
@@ -54,7 +63,9 @@ static int candidate(const char *configured, const char **path, bool *make)
 
 static bool is_ours(const char *name)
 {
-    static const char *const names[] = { ".", "..", LOCK, INDEX, INDEX_NEW, INDEX_BAD, FILES };
+    static const char *const names[] = {
+        ".", "..", LOCK, OWNER, INDEX, INDEX_NEW, INDEX_BAD, FILES
+    };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (strcmp(name, names[i]) == 0)
             return true;
@@ -135,19 +146,114 @@ static int open_root(const char *path, struct err *err)
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-int keep_folder_lock(struct keep_folder *f, struct err *err)
+static int open_lock(int dir, const char *path, struct err *err)
 {
-    f->lock_fd = openat(f->dir_fd, LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (f->lock_fd < 0)
-        return err_set(err, "%s/" LOCK ": %s", f->path, strerror(errno));
-    if (flock(f->lock_fd, LOCK_EX | LOCK_NB) == 0)
-        return 0;
-    err_set(err, "%s: %s", f->path,
+    int fd = openat(dir, LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_set(err, "%s/" LOCK ": %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return fd;
+    err_set(err, "%s: %s", path,
             errno == EWOULDBLOCK ? "another graftd uses it: give each a state_dir of its own"
                                  : strerror(errno));
-    close(f->lock_fd);
-    f->lock_fd = -1;
+    close(fd);
     return -1;
+}
+
+static bool is_lock_of(int dir, int fd)
+{
+    struct stat a, b;
+    return fd >= 0 && fstat(fd, &a) == 0 && fstatat(dir, LOCK, &b, AT_SYMLINK_NOFOLLOW) == 0 &&
+           a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* The one that was handed to us, unless the folder is another by now. */
+static int take_lock(struct keep_folder *f, int handed, struct err *err)
+{
+    f->lock_fd = is_lock_of(f->dir_fd, handed) ? fcntl(handed, F_DUPFD_CLOEXEC, 3)
+                                               : open_lock(f->dir_fd, f->path, err);
+    if (f->lock_fd >= 0)
+        return 0;
+    return is_lock_of(f->dir_fd, handed) ? err_set(err, "%s: %s", f->path, strerror(errno)) : -1;
+}
+
+/* The folder, found or made, and its lock. 1: there is none to use. */
+static int open_locked(struct keep_folder *f, const char *configured, int handed, struct err *err)
+{
+    const char *path;
+    bool make;
+    struct stat st;
+    int len = candidate(configured, &path, &make);
+    *f = (struct keep_folder)KEEP_FOLDER_NONE;
+    if (asprintf(&f->path, "%.*s", len, path) < 0) {
+        f->path = NULL;
+        return err_set(err, "out of memory");
+    }
+    if (make)
+        make_folders(f->path, 0700);
+    if (!make && (lstat(f->path, &st) != 0 || st.st_uid != geteuid()))
+        return 1;
+    f->dir_fd = open_root(f->path, err);
+    return f->dir_fd >= 0 && take_lock(f, handed, err) == 0 ? 0 : -1;
+}
+
+/* ---- Whose it is ----------------------------------------------------------------------------- */
+
+static int lock_owner(const struct keep_folder *f, short type)
+{
+    struct flock all = { .l_type = type, .l_whence = SEEK_SET };
+    return fcntl(f->owner_fd, F_OFD_SETLK, &all);
+}
+
+static void wait_for_owner(const struct keep_folder *f)
+{
+    struct timespec turn = { .tv_nsec = 1000000 };
+    for (int ms = 0; ms < OWNER_MS && lock_owner(f, F_WRLCK) != 0; ms++)
+        nanosleep(&turn, NULL);
+}
+
+/* What follows is ours to do, until let_go. False: a newer process has taken the store over. */
+static bool hold(const struct keep_folder *f)
+{
+    char now[KEEP_TOKEN];
+    wait_for_owner(f);
+    if (pread(f->owner_fd, now, sizeof now, 0) == f->token_len &&
+        memcmp(now, f->token, (size_t)f->token_len) == 0)
+        return true;
+    lock_owner(f, F_UNLCK);
+    return false;
+}
+
+static void let_go(const struct keep_folder *f)
+{
+    int why = errno;
+    lock_owner(f, F_UNLCK);
+    errno = why;
+}
+
+static bool is_ours_yet(const struct keep_folder *f)
+{
+    bool ours = hold(f);
+    if (ours)
+        let_go(f);
+    return ours;
+}
+
+/* From now on nobody else's. On a disk that is full it is shared with a process that had it: to read
+   it is more than that. */
+static int own(struct keep_folder *f, struct err *err)
+{
+    f->owner_fd = openat(f->dir_fd, OWNER, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (f->owner_fd < 0)
+        return err_set(err, "%s/" OWNER ": %s", f->path, strerror(errno));
+    if (getrandom(f->token, sizeof f->token, 0) != (ssize_t)sizeof f->token)
+        return err_set(err, "no random numbers: %s", strerror(errno));
+    wait_for_owner(f);
+    f->token_len = pwrite(f->owner_fd, f->token, sizeof f->token, 0);
+    if (f->token_len != (ssize_t)sizeof f->token)
+        f->token_len = pread(f->owner_fd, f->token, sizeof f->token, 0);
+    let_go(f);
+    return f->token_len >= 0 ? 0 : err_set(err, "%s/" OWNER ": %s", f->path, strerror(errno));
 }
 
 static int open_files(struct keep_folder *f, struct err *err)
@@ -162,6 +268,14 @@ static int open_files(struct keep_folder *f, struct err *err)
     if (st.st_uid != geteuid() || (st.st_mode & 077) != 0)
         return err_set(err, "%s/" FILES ": expected a folder of mode 0700, owned by uid %ju",
                        f->path, (uintmax_t)geteuid());
+    return f->behind ? 0 : keep_folder_take(f, err);
+}
+
+int keep_folder_take(struct keep_folder *f, struct err *err)
+{
+    if (own(f, err) != 0)
+        return -1;
+    f->behind = false;
     unlinkat(f->files_fd, FILE_NEW, 0); /* what a process that ended was copying */
     return 0;
 }
@@ -174,37 +288,39 @@ void keep_folder_close(struct keep_folder *f)
         close(f->dir_fd);
     if (f->lock_fd >= 0)
         close(f->lock_fd);
+    if (f->owner_fd >= 0)
+        close(f->owner_fd);
     free(f->path);
-    *f = (struct keep_folder){ -1, -1, -1, NULL };
+    *f = (struct keep_folder)KEEP_FOLDER_NONE;
 }
 
-int keep_folder_open(struct keep_folder *f, const char *configured, bool lock, struct err *err)
+/* As keep_folder_open looks at it. */
+int keep_lock(const char *configured)
 {
-    const char *path;
-    bool make;
-    struct stat st;
-    int len = candidate(configured, &path, &make);
-    *f = (struct keep_folder){ -1, -1, -1, NULL };
-    if (asprintf(&f->path, "%.*s", len, path) < 0) {
-        f->path = NULL;
-        return err_set(err, "out of memory");
-    }
-    if (make)
-        make_folders(f->path, 0700);
-    if (!make && (lstat(f->path, &st) != 0 || st.st_uid != geteuid())) {
-        keep_folder_close(f);
-        return 1;
-    }
-    f->dir_fd = open_root(f->path, err);
-    if (f->dir_fd >= 0 && (!lock || keep_folder_lock(f, err) == 0) && open_files(f, err) == 0)
+    struct err err;
+    struct keep_folder f;
+    int rc = open_locked(&f, configured, -1, &err);
+    int fd = rc == 0 ? fcntl(f.lock_fd, F_DUPFD_CLOEXEC, 3) : -1;
+    keep_folder_close(&f);
+    return fd;
+}
+
+int keep_folder_open(struct keep_folder *f, const char *configured, int lock, bool behind,
+                     struct err *err)
+{
+    int rc = open_locked(f, configured, lock, err);
+    f->behind = behind;
+    if (rc == 0 && open_files(f, err) == 0)
         return 0;
     keep_folder_close(f);
-    return -1;
+    return rc > 0 ? 1 : -1;
 }
 
-int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err)
+int keep_folder_inside(struct keep_folder *f, const struct stage *stage, bool behind,
+                       struct err *err)
 {
-    *f = (struct keep_folder){ -1, -1, -1, NULL };
+    *f = (struct keep_folder)KEEP_FOLDER_NONE;
+    f->behind = behind;
     if (asprintf(&f->path, "%s/" INSIDE, stage_path(stage)) < 0) {
         f->path = NULL;
         return err_set(err, "out of memory");
@@ -322,11 +438,38 @@ static int write_all(int fd, const char *data, size_t len)
     return 0;
 }
 
-/* A new file beside those that are there; what an earlier attempt left is in nobody's way. */
-static int create(int dir, const char *name, mode_t mode)
+/* A new file beside those that are there; what an earlier attempt left is in nobody's way. -1 with
+   errno; ESTALE: the store is another process's now. */
+static int create(const struct keep_folder *f, int dir, const char *name, mode_t mode)
 {
+    if (!hold(f)) {
+        errno = ESTALE;
+        return -1;
+    }
     unlinkat(dir, name, 0);
-    return openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    let_go(f);
+    return fd;
+}
+
+/* To its name. 0, or -1 with errno, as create. */
+static int move(const struct keep_folder *f, int dir, const char *from, const char *to)
+{
+    if (!hold(f)) {
+        errno = ESTALE;
+        return -1;
+    }
+    int rc = renameat(dir, from, dir, to);
+    let_go(f);
+    return rc;
+}
+
+static void throw_away(const struct keep_folder *f, int dir, const char *name)
+{
+    if (!hold(f))
+        return;
+    unlinkat(dir, name, 0);
+    let_go(f);
 }
 
 /* `fd` is whole: synced and moved to its name. Closes it. 0, or -1 with errno. */
@@ -340,7 +483,7 @@ static int finish(const struct keep_folder *f, int dir, int fd, const char *from
         why = errno;
     }
     step("rename");
-    if (rc == 0 && renameat(dir, from, dir, to) != 0) {
+    if (rc == 0 && move(f, dir, from, to) != 0) {
         rc = -1;
         why = errno;
     }
@@ -359,7 +502,7 @@ int keep_folder_write(const struct keep_folder *f, const struct buf *text, struc
         return err_set(err, "%s/" INDEX ": it would have %zu bytes, at most %u are read again",
                        f->path, text->len, KEEP_INDEX);
     step("index");
-    int fd = create(f->dir_fd, INDEX_NEW, 0600), rc = fd >= 0 ? 0 : -1;
+    int fd = create(f, f->dir_fd, INDEX_NEW, 0600), rc = fd >= 0 ? 0 : -1;
     if (fd >= 0) {
         rc = write_all(fd, text->data, text->len);
         int why = errno;
@@ -370,10 +513,10 @@ int keep_folder_write(const struct keep_folder *f, const struct buf *text, struc
             rc = finish(f, f->dir_fd, fd, INDEX_NEW, INDEX);
         }
     }
-    if (rc == 0)
+    if (rc == 0 || errno == ESTALE)
         return 0;
     err_set(err, "%s/" INDEX ": %s", f->path, strerror(errno));
-    unlinkat(f->dir_fd, INDEX_NEW, 0);
+    throw_away(f, f->dir_fd, INDEX_NEW);
     return -1;
 }
 
@@ -402,7 +545,7 @@ static int copy_hashed(int from, int to, const char *sha256)
 static int add_from(const struct keep_folder *f, const char *sha256, int from)
 {
     step("file");
-    int to = create(f->files_fd, FILE_NEW, FILE_MODE);
+    int to = create(f, f->files_fd, FILE_NEW, FILE_MODE);
     if (to < 0)
         return -1;
     int rc = copy_hashed(from, to, sha256), why = errno;
@@ -411,7 +554,7 @@ static int add_from(const struct keep_folder *f, const char *sha256, int from)
         why = errno;
     }
     step("rename file");
-    if (rc == 0 && renameat(f->files_fd, FILE_NEW, f->files_fd, sha256) != 0) {
+    if (rc == 0 && move(f, f->files_fd, FILE_NEW, sha256) != 0) {
         rc = -1;
         why = errno;
     }
@@ -428,6 +571,8 @@ int keep_folder_sync(const struct keep_folder *f, const char *sha256, struct err
         close(fd);
     if (rc == 0 && sync_fd(f, f->files_fd) == 0)
         return 0;
+    if (!is_ours_yet(f))
+        return 0; /* its successor has swept it */
     return err_set(err, "%s/" FILES "/%.12s: %s", f->path, sha256, strerror(rc != 0 ? why : errno));
 }
 
@@ -443,7 +588,9 @@ int keep_folder_add(const struct keep_folder *f, const char *sha256, const char 
     close(from);
     if (rc == 0)
         return 0;
-    unlinkat(f->files_fd, FILE_NEW, 0);
+    if (rc < 0 && why == ESTALE)
+        return 1;
+    throw_away(f, f->files_fd, FILE_NEW);
     return rc > 0 ? err_set(err, "%s: it is not what was staged any more", path)
                   : err_set(err, "%s/" FILES ": %s", f->path, strerror(why));
 }
@@ -451,11 +598,12 @@ int keep_folder_add(const struct keep_folder *f, const char *sha256, const char 
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg)
 {
-    DIR *dir = list_folder(f->files_fd);
+    DIR *dir = hold(f) ? list_folder(f->files_fd) : NULL;
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
             strcmp(e->d_name, FILE_NEW) != 0 && !wanted(e->d_name, arg))
             unlinkat(f->files_fd, e->d_name, 0);
     if (dir != NULL)
         closedir(dir);
+    let_go(f);
 }

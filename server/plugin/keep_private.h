@@ -1,4 +1,5 @@
-/* Between keep.c (what is known), keep_index.c (its text) and keep_folder.c (its files) only. */
+/* Between keep.c (questions and changes), keep_model.c (what is known), keep_write.c (when it is
+   written), keep_index.c (its text) and keep_folder.c (its files) only. */
 #ifndef GRAFT_PLUGIN_KEEP_PRIVATE_H
 #define GRAFT_PLUGIN_KEEP_PRIVATE_H
 
@@ -21,6 +22,7 @@ struct keep_model {
     struct list plugins; /* changed last first */
     size_t nplugins;
     struct quarantine quarantine;
+    struct trials trials;
 };
 
 void keep_model_init(struct keep_model *m);
@@ -30,6 +32,8 @@ bool keep_model_good(struct keep_model *m, const struct kept *kept);
 /* False: it was none. */
 bool keep_model_forget(struct keep_model *m, const struct identity *identity);
 
+struct keep_plugin *keep_model_plugin(const struct keep_model *m, const char *plugin); /* or NULL */
+
 /* keep_index.c. -1: no memory. */
 int keep_index_write(const struct keep_model *m, struct buf *out);
 /* Strict. Fills an initialised, empty model; on -1 it is empty again, and err says what is wrong.
@@ -38,15 +42,25 @@ int keep_index_read(const char *name, const char *text, size_t len, struct keep_
                     bool *newer, struct err *err);
 
 /* keep_folder.c: what lies on disk. */
+#define KEEP_TOKEN 16
 struct keep_folder {
-    int dir_fd, files_fd, lock_fd; /* lock_fd -1: it ends with the process */
+    bool behind; /* another process of ours has it: nothing is changed here */
+    int dir_fd, files_fd, lock_fd; /* lock_fd -1: it ends with the stage folder */
+    int owner_fd;
+    unsigned char token[KEEP_TOKEN]; /* in .owner as long as the store is this process's */
+    ssize_t token_len;
     char *path;
 };
-/* The state folder, locked: 0, or -1: err says why not; 1: there is none to use. */
-int keep_folder_open(struct keep_folder *f, const char *configured, bool lock, struct err *err);
-int keep_folder_lock(struct keep_folder *f, struct err *err); /* when it was not asked for */
+#define KEEP_FOLDER_NONE { false, -1, -1, -1, -1, { 0 }, 0, NULL }
+/* The state folder, locked (`lock`: as of keep_lock, or -1; stays the caller's), ours from now on:
+   0, or -1: err says why not; 1: there is none to use. What a process that had it before would
+   write now is not written; for it that is no error. */
+int keep_folder_open(struct keep_folder *f, const char *configured, int lock, bool behind,
+                     struct err *err);
+int keep_folder_take(struct keep_folder *f, struct err *err); /* not behind any more */
 /* One inside the stage folder. */
-int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err);
+int keep_folder_inside(struct keep_folder *f, const struct stage *stage, bool behind,
+                       struct err *err);
 void keep_folder_close(struct keep_folder *f);
 /* The index's text; 1: there is none. */
 int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *err);
@@ -61,6 +75,34 @@ bool keep_folder_has(const struct keep_folder *f, const char *sha256);
 /* Removes the files for which `wanted` is false, but for one that is being copied. */
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg);
+
+#define KEEP_MAGIC 0x6b656570u
+
+struct keep {
+    unsigned magic;
+    pthread_mutex_t lock;
+    struct keep_model model;   /* protected by lock */
+    uint64_t changes, written; /* too: of the model; those that the index holds */
+    struct keep_folder folder;
+    pthread_mutex_t
+        files; /* what comes into the folder of files and leaves it; never synced with it */
+    bool usable, lasting;
+    bool behind; /* another process of ours writes */
+
+    /* Control's, but for what the jobs do. */
+    struct loader *loader, *writer;
+    struct event *later, *copy_later;
+    void (*idle)(void *arg);
+    void *arg;
+    struct job copy, save; /* new files; all the rest */
+    bool copying, copy_again, copy_failed;
+    bool saving, save_again, save_behind; /* behind: as soon as files are copied */
+    bool told;                            /* that it cannot be written, and it has not been since */
+};
+
+/* keep_write.c. By the model, or, when that has changed, perhaps by the index: then the next sweep
+   decides. `arg`: the store. */
+bool keep_is_wanted(const char *name, void *arg);
 
 /* For tests: called before each step of writing, with its name. NULL otherwise. */
 extern void (*keep_folder_step)(const char *step);

@@ -6,9 +6,12 @@
  */
 #include "plugin/load.h"
 
+#include "plugin/roster.h"
+
 #include "base/log.h"
 #include "plugin/doing.h"
 #include "plugin/preflight.h"
+#include "plugin/proven.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -130,6 +133,7 @@ static int map(struct version *v, struct job *job)
         dlclose(known);
         return err_set(&job->err, "%s is mapped already: a staged name was used twice", path);
     }
+    roster_enter(v);
     begin_step(v, job, "dlopen");
     v->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     bool in_time = end_step(job);
@@ -196,8 +200,10 @@ static int describe(struct version *v, struct err *err)
         descriptor_copy(exported, size, &mine, err) != 0)
         return -1;
     int rc = check_same(v, &mine, err);
-    if (rc == 0)
+    if (rc == 0) {
         take_functions(&v->desc, &mine);
+        proven_add(v->sha256, &v->desc); /* of one that was good no probe has told */
+    }
     descriptor_fini(&mine);
     return rc;
 }
@@ -239,6 +245,10 @@ static int call_ready(struct version *v, struct job *job)
 /* Up to its first callback. */
 static int load(struct version *v, struct job *job)
 {
+    if (v->stand_in) { /* there is nothing to load */
+        host_init(v);
+        return 0;
+    }
     if (map(v, job) != 0)
         return fail(job, "dlopen");
     if (describe(v, &job->err) != 0)
@@ -404,7 +414,10 @@ static void unload(struct version *v, struct job *job)
 {
     if (unmap(v, job) != 0)
         fail(job, "dlclose");
-    if (v->unmapped)
+    if (!v->unmapped)
+        return;
+    roster_leave(v);
+    if (!v->stand_in)
         stage_remove(stage, &v->staged);
 }
 

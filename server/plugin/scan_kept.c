@@ -1,7 +1,8 @@
 /*
  * [loader] Where a scan meets the store: a file that is quarantined is left alone, and when nothing
- * of its plugin serves, the last good version takes its place; a known good file need not be
- * probed; and a rollback is a scan that looks at nothing but the store.
+ * of its plugin serves, the last good version takes its place, as it does at the start for a file
+ * that was a canary or is to have a rollout; a known good file need not be probed; and a rollback is
+ * a scan that looks at nothing but the store.
  */
 #include "plugin/scan.h"
 
@@ -118,11 +119,71 @@ static void serve_kept(struct scan *s, struct found *f)
     }
 }
 
+/* Not good yet: it was a canary when the process before ended, or has changed meanwhile and a
+   rollout is wanted. */
+static bool is_unjudged(struct scan *s, struct found *f, struct kept *good)
+{
+    struct identity identity;
+    const struct config_plugin *cfg = config_plugin(s->config, f->plugin);
+    identity_set(&identity, f->plugin, f->sha256, cfg->config_sha256);
+    bool was_canary = keep_is_on_trial(s->keep, &identity, &f->trial);
+    if ((!was_canary && cfg->rollout == NULL) || !keep_find(s->keep, f->plugin, NULL, good))
+        return false;
+    if (cfg->rollout != NULL && !f->trial.held)
+        f->trial.identity.plugin[0] = '\0';
+    if (!identity_same(&good->identity, &identity))
+        return true;
+    kept_fini(good);
+    return false;
+}
+
+/* The good version serves; the file, which is found again by the next scan, follows as a canary. */
+static bool serve_beside(struct scan *s, struct found *f, const struct kept *good)
+{
+    struct found instead = { .path = f->path, .file = f->file };
+    struct err err;
+    if (take(s, &instead, good, &err) != 0) {
+        log_msg(LOG_WARN, "plugin_warning",
+                "plugin \"%s\": the kept version %.12s cannot be used: %s", f->plugin,
+                good->identity.sha256, err.text);
+        descriptor_fini(&instead.desc);
+        free(instead.config_text);
+        return false;
+    }
+    unstage(s, f);
+    descriptor_fini(&f->desc);
+    free(f->config_text);
+    f->staged = instead.staged;
+    f->desc = instead.desc;
+    f->config_text = instead.config_text;
+    memcpy(f->config_sha256, instead.config_sha256, sizeof f->config_sha256);
+    memcpy(f->signer, instead.signer, sizeof f->signer);
+    f->kept = f->waits = true;
+    return true;
+}
+
+static void hold_back(struct scan *s, struct found *f)
+{
+    struct kept good;
+    while (is_unjudged(s, f, &good)) {
+        bool done = serve_beside(s, f, &good);
+        if (!done)
+            keep_forget(s->keep, &good.identity);
+        kept_fini(&good);
+        if (done)
+            return;
+    }
+}
+
 void scan_serve_kept(struct scan *s)
 {
-    for (size_t i = 0; i < s->nfound; i++)
-        if (s->found[i].kind == FOUND_QUARANTINED && !serves(s, s->found[i].plugin))
-            serve_kept(s, &s->found[i]);
+    for (size_t i = 0; i < s->nfound; i++) {
+        struct found *f = &s->found[i];
+        if (f->kind == FOUND_QUARANTINED && !serves(s, f->plugin))
+            serve_kept(s, f);
+        else if (f->kind == FOUND_NEW && s->first)
+            hold_back(s, f);
+    }
 }
 
 /* ---- Rollback -------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include "run/boss.h"
 #include "run/server.h"
 #include "run/upgrade.h"
+#include "run/vitals.h"
 
 #include "base/clock.h"
 
@@ -17,9 +18,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct server the_server = { .magic = SERVER_MAGIC,
-                                    .control = { .fd = -1 },
-                                    .ops_listener = { .fd = -1 } };
+static struct server the_server = {
+    .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_listener = { .fd = -1 }, .state_lock = -1
+};
 
 /* -- the log -- */
 
@@ -59,6 +60,7 @@ static void stop_signal(struct server *s, int signo)
     switch (signals_stop(&s->stop, clock_ms())) {
     case SIGNALS_DRAIN:
         drain_begin(s->drain, swap_config(s->swap), signals_name(signo));
+        vitals_changed(s);
         break;
     case SIGNALS_SAME:
         break;
@@ -124,7 +126,8 @@ static void on_signal(evutil_socket_t fd, short what, void *arg)
         act_on(s, signo);
 }
 
-/* Without a supervisor nobody starts us again, and nobody holds the sockets: we end as we should. */
+/* Without a supervisor nobody starts us again, and nobody holds the sockets: we end as we should.
+ */
 static void on_orphaned(struct server *s)
 {
     event_del(&s->boss_event);
@@ -200,6 +203,7 @@ void control_serve(struct server *s)
     workers_accept(s->workers);
     if (!boss_is_standby(s->boss))
         boss_ready(s->boss);
+    vitals_changed(s);
     boss_log_crashed(s->boss);
     listeners_log(s->listeners);
     if (s->ops_web != NULL)

@@ -28,6 +28,7 @@ static const int fatal[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, 
 
 static struct crash_area *the_area;
 static int the_wire;
+static pid_t the_pid; /* a child that a plugin forks has the handler, too, and is not us */
 
 /* ---- What the handler may call ----------------------------------------------------------------
  */
@@ -116,15 +117,13 @@ static void name_version(struct crash_frame *f)
     PUT(f->callback, l != NULL ? l->doing.callback : doing_now.callback);
 }
 
-static void record(struct crash_area *area, int signo, const siginfo_t *info, const ucontext_t *at)
+static void record(struct crash_area *area, int signo, int code, const ucontext_t *at)
 {
     struct crash_frame *f = &area->frame;
     f->signo = signo;
-    f->code = info->si_code;
-    f->pid = (int32_t)getpid();
+    f->code = code;
+    f->pid = (int32_t)the_pid;
     f->tid = (int32_t)syscall(SYS_gettid);
-    if (info->si_code > 0 && signo != SIGABRT)
-        f->address = (uint64_t)(uintptr_t)info->si_addr;
     prctl(PR_GET_NAME, f->thread, 0, 0, 0);
     name_version(f);
     crash_read_thread(area, at);
@@ -147,20 +146,45 @@ static void let_it_happen(int signo, const siginfo_t *info)
         syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), signo);
 }
 
+/* The first to crash; another thread of this process may. */
+static bool is_first(void)
+{
+    uint32_t none = CRASH_NONE;
+    return getpid() == the_pid &&
+           atomic_compare_exchange_strong(&the_area->state, &none, CRASH_WRITING);
+}
+
+static void wait_for_the_end(void)
+{
+    struct timespec turn = { .tv_nsec = 10000000 };
+    for (int i = 0; i < WAIT_TURNS && getpid() == the_pid; i++)
+        nanosleep(&turn, NULL);
+}
+
 static void on_fatal(int signo, siginfo_t *info, void *context)
 {
     int saved = errno;
-    uint32_t none = CRASH_NONE;
-    if (atomic_compare_exchange_strong(&the_area->state, &none, CRASH_WRITING)) {
-        record(the_area, signo, info, context);
+    if (is_first()) {
+        if (info->si_code > 0 && signo != SIGABRT)
+            the_area->frame.address = (uint64_t)(uintptr_t)info->si_addr;
+        record(the_area, signo, info->si_code, context);
         wire_crash(the_wire);
     } else {
-        struct timespec turn = { .tv_nsec = 10000000 };
-        for (int i = 0; i < WAIT_TURNS; i++)
-            nanosleep(&turn, NULL);
+        wait_for_the_end();
     }
     let_it_happen(signo, info);
     errno = saved;
+}
+
+/* We leave by _exit: whoever calls exit is a plugin. */
+static void on_exit_called(int status, void *arg)
+{
+    ucontext_t here;
+    (void)arg;
+    if (getcontext(&here) != 0 || !is_first())
+        return;
+    record(the_area, 0, status & 0xff, &here);
+    wire_crash(the_wire);
 }
 
 void crash_install(struct crash_area *area, int wire)
@@ -168,7 +192,9 @@ void crash_install(struct crash_area *area, int wire)
     struct sigaction act = { .sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
     the_area = area;
     the_wire = wire;
+    the_pid = getpid();
     sigfillset(&act.sa_mask); /* a fault in the handler ends the process at once */
     for (size_t i = 0; i < ARRAY_LEN(fatal); i++)
         sigaction(fatal[i], &act, NULL);
+    on_exit(on_exit_called, NULL); /* without memory for it: the exit is told without a name */
 }

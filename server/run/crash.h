@@ -1,7 +1,8 @@
 /*
  * When the server process gets a fatal signal: what the thread was doing is written into the memory
  * that is shared with the supervisor, the supervisor is woken, and then happens what would have
- * happened anyway, the core dump included. The handler calls nothing but system calls.
+ * happened anyway, the core dump included. The handler calls nothing but system calls. The same
+ * when something calls exit.
  */
 #ifndef GRAFT_RUN_CRASH_H
 #define GRAFT_RUN_CRASH_H

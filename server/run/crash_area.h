@@ -8,6 +8,7 @@
 #define GRAFT_RUN_CRASH_AREA_H
 
 #include "base/base.h"
+#include "plugin/roster.h"
 
 #include <stdatomic.h>
 
@@ -19,7 +20,7 @@ enum crash_state { CRASH_NONE, CRASH_WRITING, CRASH_WHOLE };
 
 /* Where a thread was, as raw as a signal's handler finds it. */
 struct crash_frame {
-    int32_t signo, code; /* of siginfo */
+    int32_t signo, code; /* of siginfo; 0 and the exit status when exit was called */
     int32_t pid, tid;
     uint64_t address;    /* of a fault */
     uint64_t pc, sp, fp; /* 0: this machine's registers are not known to us */
@@ -35,6 +36,7 @@ struct crash_area {
     uint32_t magic;
     _Atomic(uint64_t) seq;   /* the last number of a staged copy (plugin/stage.h) */
     _Atomic(uint32_t) state; /* enum crash_state */
+    struct roster roster;    /* the identities of its copies */
     struct crash_frame frame;
     unsigned char stack[CRASH_STACK_MAX];
     char maps[CRASH_MAPS_MAX]; /* /proc/self/maps, whole lines */

@@ -40,6 +40,7 @@ struct server {
     struct place_socket control;
     struct listener ops_listener; /* fd -1: none */
     struct stage *stage;
+    int state_lock; /* of the state folder; -1: there is none */
     struct keep *keep; /* plugin/keep.h */
     struct probe *probe;
 
@@ -57,6 +58,9 @@ struct server {
     struct web *ops_web, *api_web;
 
     struct watchdog *watchdog;
+    unsigned vitals_ms; /* vitals.h; 0: nobody asks */
+    unsigned reloads;   /* that were asked for and have not ended */
+    struct event vitals_event;
     struct signals_stop stop;
     struct swap_ask first;
     struct upgrade *upgrade; /* upgrade.c */

@@ -6,6 +6,7 @@
 #include "run/boss.h"
 #include "run/server.h"
 #include "run/upgrade.h"
+#include "run/vitals.h"
 
 #include "base/clock.h"
 #include "plugin/chain.h"
@@ -172,6 +173,7 @@ int server_open_held(struct server *s, struct err *err)
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
         change_user(s, cfg, &user, err) != 0)
         return -1;
+    s->state_lock = keep_lock(cfg->state_dir);
     return stage_open(&s->stage, cfg->stage_dir, err);
 }
 
@@ -200,8 +202,8 @@ static int open_resources(struct server *s, struct err *err)
 {
     if (s->boss == NULL && server_open_held(s, err) != 0)
         return -1;
-    s->keep = boss_is_standby(s->boss) ? keep_open_behind(s->config->state_dir, s->stage)
-                                       : keep_open(s->config->state_dir, s->stage);
+    s->keep = (boss_is_standby(s->boss) ? keep_open_behind : keep_open)(
+        s->config->state_dir, s->stage, s->state_lock);
     if (s->keep == NULL)
         return err_set(err, "out of memory");
     note_crash(s);
@@ -319,6 +321,7 @@ static void verb_drain(void *arg)
         return;
     boss_leaving(s->boss);
     drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
+    vitals_changed(s);
 }
 
 static void verb_upgrade(void *arg, const char *binary, struct web_request *req)
@@ -365,5 +368,5 @@ int server_start(struct server *s, struct err *err)
     if (open_resources(s, err) != 0 || open_threads(s, err) != 0 || open_swap(s, err) != 0 ||
         open_watchdog(s, err) != 0 || open_drain(s, err) != 0 || upgrade_open(s, err) != 0)
         return -1;
-    return open_webs(s, err);
+    return open_webs(s, err) == 0 ? vitals_open(s, err) : -1;
 }

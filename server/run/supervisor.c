@@ -5,6 +5,7 @@
 #include "base/memfd.h"
 #include "plugin/proven.h"
 #include "run/control.h"
+#include "run/notify.h"
 #include "run/boss.h"
 #include "run/supervisor.h"
 
@@ -22,13 +23,18 @@
 #define LAST_WAIT_MS  5000
 #define FORCE_MS      3000 /* from "exit at once" to SIGKILL */
 #define FLUSH_MS      1000
+#define NOTIFY_MS     100 /* until systemd is asked again for room */
 #define SEQ_MAX       1000000000u
-#define BURST         64 /* messages that are read before anything else is looked after */
+#define BURST         64   /* messages that are read before anything else is looked after */
+#define LAST_WORDS    4096 /* and of one that is dead: more than the kernel has room for */
 
 static struct supervisor the_supervisor = {
-    .held = { .magic = SERVER_MAGIC, .control = { .fd = -1 }, .ops_listener = { .fd = -1 } },
+    .held = { .magic = SERVER_MAGIC,
+              .control = { .fd = -1 },
+              .ops_listener = { .fd = -1 },
+              .state_lock = -1 },
     .child = { .wire = -1, .area_fd = -1 },
-    .up = { .next = { .wire = -1, .area_fd = -1 }, .err_fd = -1, .exe = -1, .config_fd = -1 },
+    .up = { .next = { .wire = -1, .area_fd = -1 }, .err_fd = -1, .exe = -1, .config_fd = -1, .state_lock = -1 },
     .config_fd = -1,
     .ended = -1,
     .exit_status = -1,
@@ -57,6 +63,7 @@ static void spawn(struct supervisor *sv)
     struct err err;
     sv->restart_at_ms = 0;
     const struct launch how = { .exe = sv->exe,
+                                .state_lock = sv->held.state_lock,
                                 .config_fd = sv->config_fd,
                                 .workers = sv->held.nworkers,
                                 .listeners = sv->held.listeners,
@@ -95,6 +102,8 @@ static void replace(struct supervisor *sv, struct child *old, int status)
         supervisor_identify(sv, c, status);
     if (supervisor_last_seq(c) > sv->seq)
         sv->seq = supervisor_last_seq(c);
+    notify_restarting(refused ? "the server process could not start again"
+                              : "the server process crashed: another one is started");
     *old = *c; /* its wire stays open until it is dead: else it would drain our sockets */
     *c = (struct child){ .wire = -1, .area_fd = -1 };
     if (wait == 0)
@@ -164,6 +173,14 @@ static void reopen_log(void)
         log_msg(LOG_ERROR, "config", "reopening the log: %s", err.text);
 }
 
+/* "Leaving" is said by WIRE_LEAVING only: a process that fails may say what it likes. */
+static void take_vitals(const struct supervisor *sv, struct vitals *v)
+{
+    if (v->state == VITALS_LEAVING && !sv->child.leaving)
+        v->state = VITALS_STARTING;
+    notify_vitals(v);
+}
+
 static void act_on_message(struct supervisor *sv, struct child *c, struct wire_message *m)
 {
     switch (m->type) {
@@ -173,6 +190,7 @@ static void act_on_message(struct supervisor *sv, struct child *c, struct wire_m
         break;
     case WIRE_LEAVING:
         c->leaving = true;
+        notify_leaving();
         break;
     case WIRE_CLOSE:
         supervisor_closes(sv->held.listeners, &m->body.close);
@@ -198,6 +216,9 @@ static void act_on_message(struct supervisor *sv, struct child *c, struct wire_m
     case WIRE_CRASH:
         child_crashed(sv);
         break;
+    case WIRE_VITALS:
+        take_vitals(sv, &m->body.vitals);
+        break;
     default:
         wire_close_fds(m);
     }
@@ -205,11 +226,11 @@ static void act_on_message(struct supervisor *sv, struct child *c, struct wire_m
 
 /* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
    told by waitpid. */
-static void listen_to(struct supervisor *sv, struct child *c,
+static void listen_to(struct supervisor *sv, struct child *c, int most,
                       void (*act)(struct supervisor *, struct child *, struct wire_message *))
 {
     struct wire_message m;
-    for (int i = 0; i < BURST && c->wire >= 0; i++) {
+    for (int i = 0; i < most && c->wire >= 0; i++) {
         switch (wire_receive(c->wire, &m, 0)) {
         case WIRE_GOT:
             act(sv, c, &m);
@@ -248,12 +269,12 @@ static void act_on_old(struct supervisor *sv, struct child *c, struct wire_messa
     wire_close_fds(m);
 }
 
-static void listen_to_child(struct supervisor *sv)
+static void listen_to_child(struct supervisor *sv, int most)
 {
-    listen_to(sv, &sv->child, act_on_message);
-    listen_to(sv, &sv->up.next, act_on_next);
+    listen_to(sv, &sv->child, most, act_on_message);
+    listen_to(sv, &sv->up.next, most, act_on_next);
     for (size_t i = 0; i < OLD_MAX; i++)
-        listen_to(sv, &sv->old[i].child, act_on_old);
+        listen_to(sv, &sv->old[i].child, most, act_on_old);
 }
 
 /* ---- The dead -------------------------------------------------------------------------------- */
@@ -329,7 +350,7 @@ static void reap(struct supervisor *sv)
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         if (pid == sv->child.pid)
-            listen_to_child(sv); /* its last words: it may be among the dying then */
+            listen_to_child(sv, LAST_WORDS); /* it may be among the dying then */
         if (pid == sv->child.pid) {
             child_ended(sv, status);
             continue;
@@ -338,7 +359,7 @@ static void reap(struct supervisor *sv)
             continue;
         for (size_t i = 0; i < OLD_MAX; i++)
             if (sv->old[i].child.pid == pid) {
-                listen_to_child(sv);
+                listen_to_child(sv, LAST_WORDS);
                 old_ended(sv, &sv->old[i], status);
             }
         for (size_t i = 0; i < DYING_MAX; i++)
@@ -364,6 +385,7 @@ static void pass_on(struct supervisor *sv, int signo)
 
 static void stop(struct supervisor *sv, int signo)
 {
+    notify_leaving();
     bool at_once = signo == SIGQUIT || signals_stop(&sv->stop, clock_ms()) == SIGNALS_EXIT;
     supervisor_upgrade_fail(sv, "the server is told to end");
     for (size_t i = 0; i < OLD_MAX; i++)
@@ -412,6 +434,8 @@ static uint64_t sooner(uint64_t a, uint64_t b)
 static int wait_ms(const struct supervisor *sv)
 {
     uint64_t at = sooner(sv->restart_at_ms, sv->kill_at_ms), now = clock_ms();
+    if (notify_flush())
+        at = sooner(at, now + NOTIFY_MS);
     at = sooner(at, supervisor_upgrade_wakes(sv));
     if (sv->up.phase == UP_OVER)
         return 0;
@@ -468,7 +492,7 @@ static void turn(struct supervisor *sv)
     poll(fds, ARRAY_LEN(fds), wait_ms(sv)); /* what is -1 is passed over */
     for (int signo; sv->exit_status < 0 && (signo = signals_next(sv->signal_fd)) != 0;)
         act_on_signal(sv, signo);
-    listen_to_child(sv);
+    listen_to_child(sv, BURST);
     supervisor_upgrade_read(sv);
     reap(sv);
     if (sv->exit_status < 0)
@@ -567,6 +591,7 @@ int supervisor_run(const struct options *options, char **argv)
         fprintf(stderr, "graftd: %s\n", err.text);
         return 1;
     }
+    notify_open();
     if (!config->supervise)
         return control_run(options, environ, config);
     sv->held.config = config;

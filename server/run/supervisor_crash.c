@@ -11,8 +11,29 @@
 #include <string.h>
 #include <sys/wait.h>
 
+/* Without a callback of ours on the way (a thread of the plugin's own, an event of its own), the
+   file in whose code it was tells: BASE/ID.so. BASE is the name of the plugin's file. */
+static void find_plugin(const struct supervisor *sv, const struct child *c, struct crash_frame *f)
+{
+    static struct roster_entry e;
+    char staged[256];
+    symbolize_staged(f, c->area->stack, c->area->maps, stage_path(sv->held.stage), staged);
+    const char *slash = strchr(staged, '/');
+    size_t id = slash != NULL ? strlen(slash + 1) : 0;
+    if (id <= 3 || id - 3 >= sizeof f->id)
+        return;
+    snprintf(f->plugin, sizeof f->plugin, "%.*s", (int)(slash - staged), staged);
+    snprintf(f->id, sizeof f->id, "%.*s", (int)(id - 3), slash + 1);
+    if (!roster_find(&c->area->roster, f->id, &e))
+        return;
+    memcpy(f->plugin, e.plugin, sizeof f->plugin);
+    memcpy(f->version, e.version, sizeof f->version);
+    memcpy(f->sha256, e.sha256, sizeof f->sha256);
+    memcpy(f->config_sha256, e.config_sha256, sizeof f->config_sha256);
+}
+
 /* A copy of the record, so that it cannot change while it is read; false: there is none. */
-static bool take_frame(const struct child *c, struct crash_frame *out)
+static bool take_frame(const struct supervisor *sv, const struct child *c, struct crash_frame *out)
 {
     if (c->area == NULL || atomic_load(&c->area->state) != CRASH_WHOLE)
         return false;
@@ -25,6 +46,8 @@ static bool take_frame(const struct child *c, struct crash_frame *out)
     out->config_sha256[sizeof out->config_sha256 - 1] = '\0';
     out->route[sizeof out->route - 1] = '\0';
     out->callback[sizeof out->callback - 1] = '\0';
+    if (out->plugin[0] == '\0')
+        find_plugin(sv, c, out);
     return true;
 }
 
@@ -35,7 +58,7 @@ void supervisor_identify(struct supervisor *sv, const struct child *c, int statu
     memset(to, 0, sizeof *to);
     sv->after_crash = true;
     to->in_row = sv->in_row;
-    if (take_frame(c, &f)) {
+    if (take_frame(sv, c, &f)) {
         memcpy(to->plugin, f.plugin, sizeof to->plugin);
         memcpy(to->version, f.version, sizeof to->version);
         memcpy(to->id, f.id, sizeof to->id);
@@ -47,25 +70,16 @@ void supervisor_identify(struct supervisor *sv, const struct child *c, int statu
     }
 }
 
-static void name_signal(int signo, char out[32])
+/* `status` of an exit when there was no signal. */
+static void name_cause(int signo, int status, char out[96])
 {
     const char *name = signo > 0 && signo < NSIG ? sigabbrev_np(signo) : NULL;
     if (name != NULL)
-        snprintf(out, 32, "SIG%s", name);
+        snprintf(out, 96, "SIG%s", name);
+    else if (signo != 0)
+        snprintf(out, 96, "signal %d", signo);
     else
-        snprintf(out, 32, "signal %d", signo);
-}
-
-/* Without a callback of ours on the way (a thread of the plugin's own, an event of its own), the
-   file in whose code it was tells: BASE/ID.so, BASE is the name of the plugin's file. */
-static void guess_plugin(struct crash_frame *f, const struct symbolized *sym)
-{
-    const char *slash = strchr(sym->staged, '/');
-    size_t id = slash != NULL ? strlen(slash + 1) : 0;
-    if (f->plugin[0] != '\0' || id <= 3 || id - 3 >= sizeof f->id)
-        return;
-    snprintf(f->plugin, sizeof f->plugin, "%.*s", (int)(slash - sym->staged), sym->staged);
-    snprintf(f->id, sizeof f->id, "%.*s", (int)(id - 3), slash + 1);
+        snprintf(out, 96, "it called exit(%d)", status);
 }
 
 static void log_stack(struct log_line *line, const struct symbolized *sym)
@@ -114,22 +128,21 @@ static void log_crash(const struct supervisor *sv, const struct child *c, int st
     memset(&sym, 0, sizeof sym);
     if (f != NULL) {
         symbolize(f, c->area->stack, c->area->maps, stage_path(sv->held.stage), &sym);
-        guess_plugin(f, &sym);
-        name_signal(f->signo, cause);
+        name_cause(f->signo, f->code, cause);
     } else if (WIFSIGNALED(status)) {
-        name_signal(WTERMSIG(status), cause);
+        name_cause(WTERMSIG(status), 0, cause);
     } else {
-        snprintf(cause, sizeof cause, "it called exit(%d)", WEXITSTATUS(status));
+        name_cause(0, WEXITSTATUS(status), cause);
     }
     bool known = f != NULL && f->plugin[0] != '\0';
     log_begin(&line, LOG_ERROR, "crash", "the server process crashed%s%s %s: %s%s%s",
               known ? " in " : "", known ? f->plugin : "", known ? f->id : "", cause,
               sym.function[0] != '\0' ? " in " : "", sym.function);
     log_int(&line, "pid", c->pid);
-    if (f != NULL || WIFSIGNALED(status))
+    if (f != NULL ? f->signo != 0 : WIFSIGNALED(status))
         log_z(&line, "signal", cause);
     else
-        log_int(&line, "exit_status", WEXITSTATUS(status));
+        log_int(&line, "exit_status", f != NULL ? f->code : WEXITSTATUS(status));
     if (f != NULL)
         log_frame(&line, f, &sym);
     log_end(&line);
@@ -138,7 +151,7 @@ static void log_crash(const struct supervisor *sv, const struct child *c, int st
 void supervisor_crash(struct supervisor *sv, struct child *c, int status)
 {
     static struct crash_frame f;
-    bool recorded = take_frame(c, &f);
+    bool recorded = take_frame(sv, c, &f);
     if (c->told || (!recorded && status < 0))
         return;
     c->told = true;

@@ -4,6 +4,7 @@
  * which stay open across exec, and plain values; nothing in it is a pointer. The program that takes
  * it has said before, by the process that serves already, that it knows this form (STATE_VERSION).
  */
+#include "run/notify.h"
 #include "run/supervisor_private.h"
 
 #include "base/clock.h"
@@ -62,7 +63,7 @@ struct saved {
     char control_path[WIRE_SOCKET_PATH];
     uint64_t control_dev, control_ino;
     uint32_t control_made, control_shared;
-    int32_t stage_root, stage_dir, stage_lock;
+    int32_t stage_root, stage_dir, stage_lock, state_lock;
     char stage_name[64], stage_path[PATH_MAX];
     uint32_t starts, in_row, after_crash, blocks;
     uint64_t seq;
@@ -168,6 +169,7 @@ static void save_held(struct writer *w, const struct supervisor *sv, struct save
     s->control_shared = held->control.shared;
     s->stage_root = keep(w, stage_root_fd(held->stage));
     s->stage_dir = keep(w, stage_dir_fd(held->stage));
+    s->state_lock = keep(w, held->state_lock);
     s->stage_lock = keep(w, stage_lock_fd(held->stage));
     snprintf(s->stage_name, sizeof s->stage_name, "%s", stage_name(held->stage));
     snprintf(s->stage_path, sizeof s->stage_path, "%s", stage_path(held->stage));
@@ -239,8 +241,10 @@ static void become(struct supervisor *sv, struct writer *w, int state)
     keep(w, state);
     set_inherited(w, true);
     log_flush(100);
+    notify_hand_on(true);
     fexecve(sv->exe, sv->argv, environ);
     int saved = errno;
+    notify_hand_on(false);
     set_inherited(w, false);
     unsetenv(STATE_VARIABLE);
     errno = saved;
@@ -357,6 +361,7 @@ static void load_held(struct reader *r, const struct saved *s, struct supervisor
     held->control.ino = (ino_t)s->control_ino;
     held->control.made_folder = s->control_made != 0;
     held->control.shared = s->control_shared != 0;
+    held->state_lock = own(r, s->state_lock);
     load_listener(r, &s->ops, &held->ops_listener);
     held->stage = stage_adopt(own(r, s->stage_root), own(r, s->stage_dir), own(r, s->stage_lock),
                               s->stage_name, s->stage_path);
@@ -367,7 +372,7 @@ static void load_upgrade(struct reader *r, const struct saved *s, struct supervi
 {
     *up = (struct supervisor_upgrade){ .next = { .wire = -1, .area_fd = -1 },
                                        .exe = -1,
-                                       .config_fd = -1,
+                                       .config_fd = -1, .state_lock = -1,
                                        .err_fd = own(r, s->err_fd),
                                        .old_pid = s->up_old_pid,
                                        .new_pid = s->up_new_pid,

@@ -32,7 +32,7 @@ struct supervisor_blocks {
 
 /* What another process is started with. */
 struct launch {
-    int exe, config_fd;
+    int exe, config_fd, state_lock;
     unsigned workers;
     const struct listeners *listeners;
     const struct supervisor_blocks *blocks;
@@ -58,6 +58,7 @@ struct supervisor_upgrade {
     struct listeners *listeners;
     struct config *config;
     int config_fd, exe;
+    int state_lock; /* of another state_dir; -1: the same */
     unsigned workers;
     struct supervisor_blocks blocks;
     char path[PATH_MAX];

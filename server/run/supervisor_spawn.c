@@ -62,6 +62,7 @@ static int hello(const struct supervisor *sv, const struct child *c, const struc
     h->listeners = how->listeners->n;
     h->restarts = sv->starts;
     h->standby = how->standby;
+    h->vitals_ms = notify_every_ms();
     h->seq = how->seq;
     snprintf(h->stage_name, sizeof h->stage_name, "%s", stage_name(held->stage));
     snprintf(h->stage_path, sizeof h->stage_path, "%s", stage_path(held->stage));
@@ -77,6 +78,7 @@ static int hello(const struct supervisor *sv, const struct child *c, const struc
     add_fd(&m, WIRE_FD_CONTROL, held->control.fd);
     int log = log_descriptor(); /* its stderr may not be ours yet */
     add_fd(&m, WIRE_FD_LOG, log < 0 && how->stderr_fd >= 0 ? STDERR_FILENO : log);
+    add_fd(&m, WIRE_FD_STATE_LOCK, how->state_lock);
     return wire_send(c->wire, &m, HAND_OVER_MS);
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/memfd.h"
+#include "plugin/keep.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -156,7 +157,9 @@ static void drop_prepared(struct supervisor *sv)
         close(up->exe);
     up->listeners = NULL;
     up->config = NULL;
-    up->config_fd = up->exe = -1;
+    if (up->state_lock >= 0)
+        close(up->state_lock);
+    up->config_fd = up->exe = up->state_lock = -1;
 }
 
 void supervisor_upgrade_fail(struct supervisor *sv, const char *why)
@@ -288,6 +291,8 @@ static int prepare(struct supervisor *sv, struct wire_message *m, struct err *er
     if (open_program(up, err) != 0 || load_config(sv, m, err) != 0)
         return -1;
     note_not_applied(sv);
+    if (strcmp(up->config->state_dir, sv->held.config->state_dir) != 0)
+        up->state_lock = keep_lock(up->config->state_dir);
     up->workers = up->config->workers > 0 ? up->config->workers : workers_default_count();
     if (listeners_follow(&up->listeners, sv->held.listeners, up->config, up->workers, err) != 0)
         return -1;
@@ -306,6 +311,8 @@ static int start(struct supervisor *sv, struct err *err)
     uint64_t seq = supervisor_last_seq(&sv->child);
     const struct launch how = { .exe = up->exe,
                                 .config_fd = up->config_fd,
+                                .state_lock = up->state_lock >= 0 ? up->state_lock
+                                                                  : sv->held.state_lock,
                                 .workers = up->workers,
                                 .listeners = up->listeners,
                                 .blocks = &up->blocks,
@@ -350,7 +357,7 @@ void supervisor_upgrade_begin(struct supervisor *sv, struct wire_message *m)
     *up = (struct supervisor_upgrade){ .next = { .wire = -1, .area_fd = -1 },
                                        .err_fd = -1,
                                        .exe = -1,
-                                       .config_fd = -1,
+                                       .config_fd = -1, .state_lock = -1,
                                        .phase = UP_STARTING,
                                        .began_ms = clock_ms(),
                                        .old_pid = sv->child.pid };
@@ -435,7 +442,12 @@ static void take_over(struct supervisor *sv)
     memcpy(sv->path, up->path, sizeof sv->path);
     up->listeners = NULL;
     up->config = NULL;
-    up->config_fd = up->exe = -1;
+    if (up->state_lock >= 0) {
+        if (sv->held.state_lock >= 0)
+            close(sv->held.state_lock);
+        sv->held.state_lock = up->state_lock;
+    }
+    up->config_fd = up->exe = up->state_lock = -1;
     up->blocks = (struct supervisor_blocks){ 0 };
     sv->after_crash = false;
     sv->in_row = 0;

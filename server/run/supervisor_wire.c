@@ -47,6 +47,7 @@ static const struct {
     [WIRE_SERVING] = { 0, 0, 0 },
     [WIRE_UPGRADED] = { sizeof(struct wire_upgraded), 0, 0 },
     [WIRE_CRASH] = { 0, 0, 0 },
+    [WIRE_VITALS] = { sizeof(struct vitals), 0, 0 },
 };
 
 int wire_open(int wire[2], struct err *err)
@@ -90,7 +91,7 @@ static int left(uint64_t until_ms)
 int wire_send(int fd, const struct wire_message *m, unsigned ms)
 {
     uint64_t until = clock_ms() + ms;
-    REQUIRE(m->type >= WIRE_HELLO && m->type <= WIRE_CRASH && m->nfds <= WIRE_FDS_MAX);
+    REQUIRE(m->type >= WIRE_HELLO && m->type <= WIRE_LAST && m->nfds <= WIRE_FDS_MAX);
     while (send_once(fd, m) != 0) {
         if (errno == EINTR)
             continue;
@@ -191,6 +192,8 @@ static bool body_fits(const struct wire_message *m)
         return ENDS(m->body.upgrade.binary);
     case WIRE_UPGRADED:
         return upgraded_fits(&m->body.upgraded);
+    case WIRE_VITALS:
+        return m->body.vitals.state <= VITALS_LEAVING && ENDS(m->body.vitals.drain);
     case WIRE_SIGNAL:
         return m->body.signal.signo > 0 && m->body.signal.signo < NSIG;
     default:
@@ -207,7 +210,7 @@ static enum wire_result judge(const struct head *head, size_t len, bool whole,
         return WIRE_OTHER;
     }
     if (!whole || len < sizeof *head || head->magic != MAGIC || head->type < WIRE_HELLO ||
-        head->type > WIRE_CRASH)
+        head->type > WIRE_LAST)
         return WIRE_NONSENSE;
     m->type = (enum wire_type)head->type;
     if (len != sizeof *head + shapes[m->type].size || m->nfds < shapes[m->type].least ||

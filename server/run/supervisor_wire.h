@@ -6,8 +6,8 @@
  *
  *   supervisor -> server   HELLO, CRASHED (after a crash), SHARED..., OPS, LISTENER..., BEGIN; then
  *                          SIGNAL; GOES_ON..., YIELD, UPGRADED; SERVE (to one in waiting)
- *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH; UPGRADE, YIELDED;
- *                          SERVING (one that was in waiting)
+ *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH, VITALS; 
+ *                          UPGRADE, YIELDED; SERVING (one that was in waiting)
  *
  * Two processes may be of different versions of graftd (graftctl upgrade): each message begins with
  * WIRE_VERSION, which changes with any of the shapes below.
@@ -21,12 +21,13 @@
 #include "base/base.h"
 #include "base/err.h"
 #include "plugin/shared.h"
+#include "run/notify.h"
 
 #include <limits.h>
 #include <sys/types.h>
 
 #define WIRE_VARIABLE    "GRAFTD_SUPERVISOR" /* holds the number of the server's descriptor */
-#define WIRE_FDS_MAX     8
+#define WIRE_FDS_MAX     9
 #ifndef WIRE_VERSION
 #define WIRE_VERSION     2 /* 1 to 255 */
 #endif
@@ -54,12 +55,14 @@ enum wire_type {
     WIRE_SERVE, /* you serve now; with the place for stderr */
     WIRE_SERVING,
     WIRE_UPGRADED, /* the answer to UPGRADE */
-    WIRE_CRASH
+    WIRE_CRASH,
+    WIRE_VITALS,
+    WIRE_LAST = WIRE_VITALS
 };
 
 /* What a server process begins with. Descriptors, in this order; those that `has` does not name
    are left out: crash area, configuration's text, lock, folder and root of the stage, what is known
-   of good files, control, the log. */
+   of good files, control, the log, the state folder's lock. */
 enum wire_fd {
     WIRE_FD_AREA,
     WIRE_FD_CONFIG,
@@ -69,6 +72,7 @@ enum wire_fd {
     WIRE_FD_PROVEN,
     WIRE_FD_CONTROL,
     WIRE_FD_LOG,
+    WIRE_FD_STATE_LOCK,
     WIRE_FD_COUNT
 };
 
@@ -78,6 +82,7 @@ struct wire_hello {
     uint32_t has;       /* bit i: enum wire_fd i was sent */
     uint32_t restarts;  /* server processes before this one */
     uint32_t standby;   /* another process serves: wait for SERVE */
+    uint32_t vitals_ms; /* VITALS are wanted so often; 0: never */
     uint64_t seq;       /* the last number of a staged copy; the folder is shared by all of them */
     char stage_name[64], stage_path[PATH_MAX];
     char control_path[WIRE_SOCKET_PATH];
@@ -137,6 +142,7 @@ struct wire_message {
         struct wire_ready ready;
         struct wire_upgrade upgrade;
         struct wire_upgraded upgraded;
+        struct vitals vitals;
     } body;
     int fds[WIRE_FDS_MAX]; /* received ones are the caller's, close-on-exec */
     unsigned nfds;

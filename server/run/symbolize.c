@@ -239,14 +239,31 @@ static const char *last_part(const struct code *c, int *len)
     return c->path + at;
 }
 
-/* `back` is 1 for a return address: the call stands before it, perhaps as a function's last. */
-static void add_frame(struct work *w, struct symbolized *out, uint64_t pc, unsigned back)
+/* The code at `pc`; NULL: there is none. `back` is 1 for a return address: the call stands before
+   it, perhaps as a function's last. */
+static const struct code *code_at(struct work *w, uint64_t pc, unsigned back, struct file **file)
 {
     const struct code *c = find_code(w, pc);
-    struct file *f = c != NULL ? file_of(w, c) : NULL;
+    *file = c != NULL ? file_of(w, c) : NULL;
+    if (c == NULL ||
+        (back > 0 && (*file == NULL || !follows_call(*file, pc - c->start + c->offset))))
+        return NULL;
+    return c;
+}
+
+static void put_staged(const struct work *w, const struct code *c, char out[256])
+{
+    size_t below = strlen(w->stage) + 1;
+    snprintf(out, 256, "%.*s", (int)(c->path_len - below), c->path + below);
+}
+
+static void add_frame(struct work *w, struct symbolized *out, uint64_t pc, unsigned back)
+{
+    struct file *f;
+    const struct code *c = code_at(w, pc, back, &f);
     char function[160];
     int len;
-    if (c == NULL || (back > 0 && (f == NULL || !follows_call(f, pc - c->start + c->offset))))
+    if (c == NULL)
         return;
     name_function(f, pc - back - c->start + c->offset, function);
     const char *name = last_part(c, &len);
@@ -254,9 +271,8 @@ static void add_frame(struct work *w, struct symbolized *out, uint64_t pc, unsig
         snprintf(out->frames[out->n++], sizeof out->frames[0], "%.*s: %s", len, name, function);
     if (out->function[0] != '\0' || !is_staged(w, c))
         return;
-    size_t below = strlen(w->stage) + 1;
     memcpy(out->function, function, sizeof out->function);
-    snprintf(out->staged, sizeof out->staged, "%.*s", (int)(c->path_len - below), c->path + below);
+    put_staged(w, c, out->staged);
 }
 
 static bool is_full(const struct symbolized *out)
@@ -264,22 +280,65 @@ static bool is_full(const struct symbolized *out)
     return out->n == SYMBOLIZE_FRAMES && out->function[0] != '\0';
 }
 
+/* From the top of the stack's copy: 0 when it is at its end. */
+static uintptr_t next_word(const struct crash_frame *at, const unsigned char *stack, size_t *i)
+{
+    size_t len = at->stack_len <= CRASH_STACK_MAX ? at->stack_len : 0;
+    uintptr_t word = 0;
+    while (word == 0 && *i + sizeof word <= len) {
+        memcpy(&word, stack + *i, sizeof word);
+        *i += sizeof word;
+    }
+    return word;
+}
+
+static bool begin(struct work *w, const struct crash_frame *at, const char *maps)
+{
+    if (elf_version(EV_CURRENT) == EV_NONE)
+        return false;
+    read_maps(w, maps, at->maps_len <= CRASH_MAPS_MAX ? at->maps_len : 0);
+    return true;
+}
+
+static void end(struct work *w)
+{
+    close_files(w);
+    free(w->code);
+}
+
 void symbolize(const struct crash_frame *at, const unsigned char *stack, const char *maps,
                const char *stage, struct symbolized *out)
 {
     struct work w = { .stage = stage };
-    size_t len = at->stack_len <= CRASH_STACK_MAX ? at->stack_len : 0;
+    size_t i = 0;
     memset(out, 0, sizeof *out);
-    if (elf_version(EV_CURRENT) == EV_NONE)
+    if (!begin(&w, at, maps))
         return;
-    read_maps(&w, maps, at->maps_len <= CRASH_MAPS_MAX ? at->maps_len : 0);
     add_frame(&w, out, at->pc, 0);
-    for (size_t i = 0; i + sizeof(uint64_t) <= len && !is_full(out); i += sizeof(uintptr_t)) {
-        uintptr_t word;
-        memcpy(&word, stack + i, sizeof word);
+    for (uintptr_t word; !is_full(out) && (word = next_word(at, stack, &i)) != 0;)
         if (find_code(&w, word) != NULL)
             add_frame(&w, out, word, 1);
+    end(&w);
+}
+
+void symbolize_staged(const struct crash_frame *at, const unsigned char *stack, const char *maps,
+                      const char *stage, char staged[256])
+{
+    struct work w = { .stage = stage };
+    struct file *f;
+    size_t i = 0;
+    staged[0] = '\0';
+    if (!begin(&w, at, maps))
+        return;
+    const struct code *c = find_code(&w, at->pc);
+    if (c == NULL || !is_staged(&w, c))
+        c = NULL;
+    for (uintptr_t word; c == NULL && (word = next_word(at, stack, &i)) != 0;) {
+        c = find_code(&w, word);
+        if (c == NULL || !is_staged(&w, c) || code_at(&w, word, 1, &f) == NULL)
+            c = NULL;
     }
-    close_files(&w);
-    free(w.code);
+    if (c != NULL)
+        put_staged(&w, c, staged);
+    end(&w);
 }

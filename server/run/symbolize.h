@@ -21,6 +21,10 @@ struct symbolized {
     char frames[SYMBOLIZE_FRAMES][256]; /* "file.so: function+0x1c" */
 };
 
+/* The innermost staged file alone, as in `staged` above, without looking for names: quick. */
+void symbolize_staged(const struct crash_frame *at, const unsigned char *stack, const char *maps,
+                      const char *stage, char staged[256]);
+
 /* `stage`: the stage folder's path; only files below it and shared libraries are opened. Everything
    but `stage` may be anything. */
 void symbolize(const struct crash_frame *at, const unsigned char *stack, const char *maps,

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # graftctl and the control socket: every verb, exit status, JSON members, who may replace the socket.
+import errno
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ def _():
     is_(set(status["workers"][0]), {"worker", "lag_us", "connections"}, "a worker")
     is_(set(status["connections"]), {"now", "accepted", "closed"}, "connections")
     is_((status["generation"], status["pid"]), (1, s.pid), "generation and pid")
+    wait_for(lambda: s.active("hello")["served"] == 1, 10, "the request's end is counted")
     hello = s.active("hello")
     is_(set(hello), {"plugin", "version", "id", "sha256", "config_sha256", "state", "weight", "in_flight", "oldest",
                      "served", "errors", "p50_us", "p99_us", "source", "reason"}, "a version")
@@ -192,6 +194,11 @@ def _():
     is_(s.wait_exit(), 0, "drained")
 
 
+def refused(path):
+    with socket.socket(socket.AF_UNIX) as c:
+        return c.connect_ex(path) == errno.ECONNREFUSED
+
+
 @case("the socket is private, and replaced only when nobody answers")
 def _():
     s = Server(["hello"])
@@ -203,6 +210,7 @@ def _():
     is_(s.ctl("status").returncode, 0, "the first one answers there")
     s.kill()
     ok(os.path.exists(s.control), "killed: the file stays")
+    wait_for(lambda: refused(s.control), 10, "its socket is closed")  # by the last of its threads
     second.control = s.control
     second.start()
     is_(second.ctl("status").returncode, 0, "the next server replaces it")

@@ -402,7 +402,7 @@ def _():
     is_(rollback(s)["ok"] and mark(s), 1, "a rollback")
     is_(s.reload()["changed"], [], "a reload leaves it alone")
     is_(mark(s), 1, "build 1 serves")
-    is_(len(s.staged()), 1, "one staged copy")
+    wait_for(lambda: len(s.staged()) == 1, 10, "one staged copy")
     is_(s.stop(), 0, "the server ends")
     is_(os.listdir(s.stage_dir), [], "and leaves nothing behind")
     s = again(s, config={"state_dir": ""})

@@ -74,7 +74,7 @@ def _():
     is_([g["config"] for g in good], [{}, {}], "with the configuration they ran with")
     for g in good:
         is_(os.stat(state(s, "files", g["sha256"])).st_mode & 0o7777, 0o400, "a file")
-    is_(set(os.listdir(state(s))), {".lock", "files", "index.json"}, "and nothing else")
+    is_(set(os.listdir(state(s))), {".lock", ".owner", "files", "index.json"}, "and nothing else")
 
 
 @case("a known good file is not probed again")

@@ -1,6 +1,7 @@
 /*
  * GET /crashes/HOW ends the server process: segv, abort, overflow (the stack), double-free, fpe,
  * ill, exit, offload (SIGSEGV on a pool thread), thread (on one of its own), loop (never returns).
+ * fork-segv and fork-exit end a child process alone.
  * GET /crashes/pid says who serves. `when` in the configuration crashes by itself: "init", "every"
  * (100 ms after the start).
  */
@@ -9,6 +10,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Functions of their own, whatever is optimized; what they do is not for a sanitizer to find. */
@@ -75,6 +77,23 @@ static void *in_thread(void *arg)
     return NULL;
 }
 
+/* What goes on in a child that was forked is not the server's. */
+static void fork_and(void (*what)(void))
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        what();
+        _exit(1);
+    }
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+}
+
+static void call_exit(void)
+{
+    exit(7);
+}
+
 static void then(graft_req *req, void *arg)
 {
     (void)arg;
@@ -101,7 +120,11 @@ static graft_next crash(graft_req *req, void *state)
     else if (str_is(how, "ill"))
         sink_ill();
     else if (str_is(how, "exit"))
-        exit(7);
+        call_exit();
+    else if (str_is(how, "fork-segv"))
+        fork_and(sink_segv);
+    else if (str_is(how, "fork-exit"))
+        fork_and(call_exit);
     else if (str_is(how, "loop"))
         sink_loop();
     else if (str_is(how, "offload"))

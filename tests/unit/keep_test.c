@@ -61,7 +61,7 @@ static struct keep *open_keep(void)
         snprintf(state, sizeof state, "%s/state", so_folder());
     if (stage == NULL)
         must(stage_open(&stage, so_path("stage"), &err) == 0);
-    struct keep *k = keep_open(state, stage);
+    struct keep *k = keep_open(state, stage, -1);
     must(k != NULL);
     return k;
 }
@@ -137,6 +137,60 @@ TEST(what_is_written_is_there_after_a_restart)
     ok(says(reason, "crashed the server twice within 1000 ms"));
     is_str(newest(k, "shop"), "1.0");
     close_all(k);
+}
+
+TEST(what_is_on_trial_is_known_after_a_restart)
+{
+    struct keep *k = open_keep();
+    struct file one = make_file("shop", 1, "{}"), two = make_file("shop", 2, "{}"),
+                other = make_file("other", 4, "{}");
+    struct trial trial = { .identity = two.kept.identity, .weight = 30, .held = true }, found;
+    add_good(k, &one);
+    ok(keep_trial(k, &trial));
+    ok(!keep_trial(k, &trial)); /* no news */
+    trial = (struct trial){ .identity = other.kept.identity, .weight = 5 };
+    ok(keep_trial(k, &trial));
+    ok(flush(k));
+    keep_close(k);
+    k = open_keep();
+    must(keep_is_on_trial(k, &two.kept.identity, &found));
+    is(found.weight, 30);
+    ok(found.held);
+    must(keep_is_on_trial(k, &other.kept.identity, &found));
+    is(found.weight, 5);
+    ok(!found.held);
+    ok(!keep_is_on_trial(k, &one.kept.identity, &found));
+    add_good(k, &two);
+    ok(!keep_is_on_trial(k, &two.kept.identity, &found)); /* judged */
+    keep_quarantine(k, &other.kept.identity, "bad", NULL);
+    ok(!keep_is_on_trial(k, &other.kept.identity, &found));
+    ok(flush(k));
+    keep_close(k);
+    k = open_keep();
+    ok(!keep_is_on_trial(k, &two.kept.identity, &found));
+    close_all(k);
+}
+
+TEST(trials_are_one_of_each_plugin_and_bounded)
+{
+    struct trials t = { .n = 0 };
+    struct trial trial = { .weight = 0 };
+    for (unsigned i = 0; i < TRIALS_MAX + 4; i++) {
+        snprintf(trial.identity.plugin, sizeof trial.identity.plugin, "p%u", i);
+        ok(trials_set(&t, &trial));
+    }
+    is(t.n, TRIALS_MAX);
+    is_str(t.list[0].identity.plugin, "p4"); /* the oldest went */
+    trial.weight = 1;
+    ok(trials_set(&t, &trial));
+    is(t.n, TRIALS_MAX);
+    snprintf(trial.identity.sha256, sizeof trial.identity.sha256, "another");
+    ok(trials_find(&t, &trial.identity) == NULL);
+    ok(trials_set(&t, &trial)); /* in the place of the plugin's other one */
+    is(t.n, TRIALS_MAX);
+    ok(trials_end(&t, &trial.identity));
+    ok(!trials_end(&t, &trial.identity));
+    is(t.n, TRIALS_MAX - 1);
 }
 
 TEST(two_good_versions_and_no_file_more)
@@ -251,7 +305,7 @@ static bool second_write(unsigned n)
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
-        struct keep *k = keep_open(state, stage);
+        struct keep *k = keep_open(state, stage, -1);
         struct file two = make_file("shop", 2, "{}"), one = make_file("shop", 1, "{}");
         steps_left = n;
         keep_folder_step = end_here;
@@ -297,6 +351,89 @@ TEST(a_kill_at_any_step_leaves_the_old_or_the_new)
     }
     ok(n >= 8);
     ok(olds >= 5);
+}
+
+/* ---- Two server processes -------------------------------------------------------------------- */
+
+static int state_lock;
+static bool taken_over;
+
+/* What follows a crash while the process that crashed has not ended: another one opens the store,
+   and writes. */
+static void take_over(const char *name)
+{
+    (void)name;
+    if (taken_over || steps_left-- != 0)
+        return;
+    taken_over = true;
+    struct file one = make_file("shop", 1, "{}"), three = make_file("shop", 3, "{}");
+    struct keep *k = keep_open(state, stage, state_lock);
+    is_str(keep_path(k), state); /* not kept from it by the lock */
+    keep_quarantine(k, &one.kept.identity, "crashed", NULL);
+    add_good(k, &three);
+    ok(flush(k));
+    keep_close(k);
+}
+
+/* Named after what broke: a crash was noted, and the process that had crashed wrote its index over
+   it, so that three crashes did not quarantine. */
+TEST(what_a_newer_process_has_written_is_not_undone_by_an_older_one)
+{
+    for (taken_over = true; taken_over;) {
+        static unsigned n;
+        char reason[QUARANTINE_REASON_MAX];
+        struct keep *k = open_keep(), *old;
+        struct file one = make_file("shop", 1, "{}"), two = make_file("shop", 2, "{}");
+        struct kept kept;
+        keep_close(k);
+        state_lock = keep_lock(state);
+        ok(state_lock >= 0);
+        old = keep_open(state, stage, state_lock);
+        add_good(old, &one);
+        ok(flush(old));
+        add_good(old, &two);
+        steps_left = n++;
+        taken_over = false;
+        keep_folder_step = take_over;
+        ok(flush(old)); /* for the old one it is no error */
+        keep_folder_step = NULL;
+        ok(flush(old));
+        keep_close(old);
+        k = keep_open(state, stage, state_lock);
+        is_str(newest(k, "shop"), taken_over ? "3.0" : "2.0");
+        is(keep_is_quarantined(k, &one.kept.identity, reason), taken_over);
+        while (keep_find(k, "shop", NULL, &kept)) { /* each of them is there, whole */
+            struct staged staged;
+            struct err err;
+            is(keep_stage(k, &kept, stage, "shop.so", &staged, &err), 0);
+            stage_remove(stage, &staged);
+            keep_forget(k, &kept.identity);
+            kept_fini(&kept);
+        }
+        close(state_lock);
+        close_all(k);
+        so_sweep();
+        state[0] = '\0';
+        must(n < 100);
+    }
+}
+
+/* The folder was moved away and made anew: the lock of the other one is none of this. */
+TEST(a_lock_of_another_folder_is_not_taken_for_ours)
+{
+    char moved[400];
+    struct keep *k = open_keep(), *second;
+    keep_close(k);
+    state_lock = keep_lock(state);
+    snprintf(moved, sizeof moved, "%s.moved", state);
+    must(rename(state, moved) == 0);
+    k = keep_open(state, stage, state_lock);
+    is_str(keep_path(k), state);
+    second = keep_open(state, stage, -1);
+    ok(keep_path(second) == NULL); /* locked by k */
+    keep_close(second);
+    close(state_lock);
+    close_all(k);
 }
 
 TEST(an_index_that_is_cut_anywhere_is_refused_and_set_aside)
@@ -378,6 +515,10 @@ TEST(an_index_that_we_did_not_write)
         { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":7,\"crashes\":[]}", "array" },
         { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"x\":1}",
           "found \"x\"" },
+        { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"canaries\":1}",
+          "array" },
+        { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"canaries\":[{}]}",
+          "expected a member \"plugin\"" },
         { "{\"graft_state\":1,\"plugins crashes\":[],\"quarantine\":[],\"crashes\":[]}",
           "found \"plugins crashes\"" },
         { INDEX("1", "", ""), "expected an object" },

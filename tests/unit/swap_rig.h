@@ -181,7 +181,7 @@ static void rig_open(const char *config)
     rig->probe = probe_open(so_env("TEST_PROBE", "./graft-probe"), &err);
     must(rig->probe != NULL);
     must(pool_open(&rig->pool, 2, 64, RIG_WORKERS, &err) == 0);
-    rig->keep = keep_open(so_path("state"), rig->stage);
+    rig->keep = keep_open(so_path("state"), rig->stage, -1);
     must(keep_path(rig->keep) != NULL);
     struct swap_deps deps = { .loops = rig->loop_list,
                               .nloops = RIG_WORKERS,
