@@ -76,7 +76,7 @@ struct config_limits {
 };
 
 struct config_timeouts {
-    unsigned head, idle, body, write, handler, load, adopt, handover, retire;
+    unsigned head, idle, body, write, handler, load, adopt, handover, retire, upgrade;
 };
 
 struct config_drain {
@@ -188,6 +188,9 @@ void config_not_in_effect(const struct config *cfg, void (*fn)(const char *key, 
    differ. */
 int config_restart_keys_changed(const struct config *a, const struct config *b, const char *names[],
                                 size_t max);
+
+/* Whether graftctl upgrade applies that one of them, too. */
+bool config_upgrade_applies(const char *key);
 
 /* Every key in the order of the table, for help and man page. A member of an object is named
    "limits.head_bytes". Strings live during the call only, but for those of the table: key,

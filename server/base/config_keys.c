@@ -118,6 +118,8 @@ const struct config_key config_keys[] = {
       "for handing state to a new version; its requests wait so long at most", 0 },
     { "timeouts_ms.retire", &config_number, AT(timeouts_ms.retire), 0, MS_MAX, FILE_ONLY, "0",
       "until what a cooling version still serves is aborted; 0 = never", 0 },
+    { "timeouts_ms.upgrade", &config_number, AT(timeouts_ms.upgrade), 1, MS_MAX, FILE_ONLY, "60000",
+      "for the new process of graftctl upgrade to get ready", 0 },
 
     { "drain.delay_ms", &config_number, AT(drain.delay_ms), 0, MS_MAX, "GRAFT_DRAIN_DELAY_MS", NULL,
       "0", "accepting goes on that long after the signal, while /readyz says 503", 0 },

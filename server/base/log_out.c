@@ -131,8 +131,10 @@ static void take_adopted(struct target *to)
 {
     struct stat st;
     *to = (struct target){ .fd = adopted, .owned = true, .kind = TARGET_STREAM };
-    if (fstat(adopted, &st) == 0 && shared_kind(st.st_mode) == TARGET_FILE)
-        to->kind = TARGET_FILE;
+    if (fstat(adopted, &st) == 0)
+        to->kind = shared_kind(st.st_mode);
+    if (to->kind == TARGET_POLLED && (fcntl(adopted, F_GETFL) & O_NONBLOCK) != 0)
+        to->kind = TARGET_STREAM;
     adopted = -1;
 }
 

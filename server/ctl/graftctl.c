@@ -17,7 +17,7 @@
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 4 };
 
-enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8, FLAG_SHADOW = 16 };
+enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8, FLAG_SHADOW = 16, FLAG_BINARY = 32 };
 
 static const struct flag {
     unsigned bit;
@@ -31,6 +31,7 @@ static const struct flag {
     { FLAG_WEIGHT, "--weight", "weight", "N, percent of the requests: 0 to 99", true },
     { FLAG_SHADOW, "--shadow", "shadow", "N, percent of the others to try on it too: 0 to 100",
       true },
+    { FLAG_BINARY, "--binary", "binary", "PATH of another graftd than the one that was started", true },
 };
 
 static const struct command {
@@ -62,6 +63,8 @@ static const struct command {
       "the canary leaves, the stable version serves all requests" },
     { "rollback", "NAME", "POST", "/v1/plugins/%s/rollback", CLIENT_RELOAD_S, 0, show_reload,
       "serve the good version before this one again, and quarantine this one" },
+    { "upgrade", NULL, "POST", "/v1/upgrade", CLIENT_RELOAD_S, FLAG_BINARY, show_upgrade,
+      "start the installed graftd on the same sockets; also for listen and workers" },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
       "finish and exit, as SIGTERM" },
     { "check", "FILE.so", NULL, NULL, 0, 0, NULL,

@@ -258,6 +258,30 @@ void show_routes(struct json_value a, FILE *out)
     table_fini(&t);
 }
 
+static void put_process(struct json_value answer, const char *key, FILE *out)
+{
+    struct json_value v = json_get(answer, key);
+    if (!json_present(v) || json_type(v) != JSON_OBJECT)
+        return;
+    fprintf(out, "%s: process %" PRIu64 ", graftd ", key, number(v, "pid"));
+    table_put_safe(out, text(v, "version"));
+    fputc('\n', out);
+}
+
+void show_upgrade(struct json_value answer, FILE *out)
+{
+    char took[32];
+    struct str note = text(answer, "note");
+    put_process(answer, "old", out);
+    put_process(answer, "new", out);
+    show_duration(took, number(answer, "duration_us"));
+    fprintf(out, "upgraded in %s; the old process finishes what it has begun\n", took);
+    if (note.len > 0) {
+        table_put_safe(out, note);
+        fputc('\n', out);
+    }
+}
+
 void show_done(struct json_value a, FILE *out)
 {
     (void)a;

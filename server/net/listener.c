@@ -93,7 +93,8 @@ static int bind_failed(const struct addr *a, const char *key, struct err *err)
                                             : "");
 }
 
-static int open_tcp(struct listeners *ls, const struct addr *a, unsigned nworkers, struct err *err)
+static int open_tcp(struct listeners *ls, const struct addr *a, unsigned nworkers, bool listening,
+                    struct err *err)
 {
     struct sockaddr_storage sa = a->sa;
     socklen_t len = a->len;
@@ -108,7 +109,7 @@ static int open_tcp(struct listeners *ls, const struct addr *a, unsigned nworker
             return bind_failed(a, "listen", err);
     }
     for (unsigned w = 0; w < nworkers; w++) {
-        int fd = tcp_bind((struct sockaddr *)&sa, len, dual, true, true);
+        int fd = tcp_bind((struct sockaddr *)&sa, len, dual, true, listening);
         if (fd < 0)
             return bind_failed(a, "listen", err);
         struct listener *l = add(ls, fd, LISTENER_TCP, (int)w);
@@ -234,6 +235,18 @@ static int systemd_count(void)
     return n > 0 && n < 1024 ? (int)n : 0;
 }
 
+static int open_one(struct listeners *ls, const struct addr *a, unsigned nworkers, bool listening,
+                    struct err *err)
+{
+    unsigned first = ls->n;
+    int rc = a->kind == ADDR_TCP    ? open_tcp(ls, a, nworkers, listening, err)
+             : a->kind == ADDR_UNIX ? open_unix(ls, a, err)
+                                    : take_fd(ls, a->fd, a->text, err);
+    for (unsigned i = first; i < ls->n; i++)
+        snprintf(ls->all[i].asked, sizeof ls->all[i].asked, "%s", a->text);
+    return rc;
+}
+
 static int open_all(struct listeners *ls, const struct config *cfg, unsigned nworkers,
                     struct err *err)
 {
@@ -244,16 +257,12 @@ static int open_all(struct listeners *ls, const struct config *cfg, unsigned nwo
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_FDNAMES");
+    ls->passed = passed > 0;
     if (passed)
         return 0;
-    for (size_t i = 0; i < cfg->listen_count; i++) {
-        const struct addr *a = &cfg->listen[i];
-        int rc = a->kind == ADDR_TCP    ? open_tcp(ls, a, nworkers, err)
-                 : a->kind == ADDR_UNIX ? open_unix(ls, a, err)
-                                        : take_fd(ls, a->fd, a->text, err);
-        if (rc != 0)
+    for (size_t i = 0; i < cfg->listen_count; i++)
+        if (open_one(ls, &cfg->listen[i], nworkers, true, err) != 0)
             return -1;
-    }
     return 0;
 }
 
@@ -269,6 +278,158 @@ int listeners_open(struct listeners **out, const struct config *cfg, unsigned nw
     }
     *out = ls;
     return 0;
+}
+
+/* ---- Another set beside it ------------------------------------------------------------------- */
+
+static int go_on(struct listeners *ls, struct listener *old, int worker, struct err *err)
+{
+    int fd = fcntl(old->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return err_set(err, "listen %s: %s", old->name, strerror(errno));
+    struct listener *l = add(ls, fd, old->kind, worker);
+    if (l == NULL)
+        return err_set(err, "listen %s: no memory", old->name);
+    *l = *old;
+    l->fd = fd;
+    l->worker = worker;
+    l->path = old->path != NULL ? xstrdup(old->path) : NULL;
+    old->goes_on = true;
+    return 0;
+}
+
+/* The first socket of that entry that is still to be had; NULL: there is none. */
+static struct listener *find_asked(struct listeners *old, const char *asked)
+{
+    for (unsigned i = 0; i < old->n; i++)
+        if (old->all[i].fd >= 0 && !old->all[i].goes_on && strcmp(old->all[i].asked, asked) == 0)
+            return &old->all[i];
+    return NULL;
+}
+
+/* One more in the group of `like`. */
+static int bind_beside(struct listeners *ls, const struct listener *like, int worker,
+                       struct err *err)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof sa, size = sizeof(int);
+    int only6 = 1;
+    if (getsockname(like->fd, (struct sockaddr *)&sa, &len) != 0)
+        return err_set(err, "listen %s: %s", like->name, strerror(errno));
+    if (sa.ss_family == AF_INET6)
+        getsockopt(like->fd, IPPROTO_IPV6, IPV6_V6ONLY, &only6, &size);
+    int fd = tcp_bind((struct sockaddr *)&sa, len, only6 == 0, true, false);
+    if (fd < 0)
+        return err_set(err, "listen %s: a socket for worker %d: %s", like->name, worker,
+                       strerror(errno));
+    struct listener *l = add(ls, fd, LISTENER_TCP, worker);
+    if (l == NULL)
+        return err_set(err, "listen %s: no memory", like->name);
+    memcpy(l->name, like->name, sizeof l->name);
+    memcpy(l->asked, like->asked, sizeof l->asked);
+    return 0;
+}
+
+/* A group has one name and one socket for each worker. Those that are left over are drained. */
+static int follow_group(struct listeners *ls, struct listeners *old, const struct listener *first,
+                        unsigned nworkers, struct err *err)
+{
+    const struct listener like = *first; /* its descriptor stays open */
+    unsigned w = 0;
+    for (unsigned i = 0; i < old->n && w < nworkers; i++) {
+        struct listener *l = &old->all[i];
+        if (l->fd >= 0 && !l->goes_on && l->worker >= 0 && strcmp(l->asked, like.asked) == 0 &&
+            strcmp(l->name, like.name) == 0 && go_on(ls, l, (int)w++, err) != 0)
+            return -1;
+    }
+    for (; w < nworkers; w++)
+        if (bind_beside(ls, &like, (int)w, err) != 0)
+            return -1;
+    return 0;
+}
+
+static int follow_one(struct listeners *ls, struct listeners *old, const struct addr *a,
+                      unsigned nworkers, struct err *err)
+{
+    struct listener *had = find_asked(old, a->text);
+    if (had == NULL && a->kind == ADDR_FD)
+        return err_set(err, "listen %s: a descriptor can only be handed over at a start: restart",
+                       a->text);
+    if (had == NULL)
+        return open_one(ls, a, nworkers, false, err);
+    return had->worker < 0 ? go_on(ls, had, -1, err) : follow_group(ls, old, had, nworkers, err);
+}
+
+static int follow_all(struct listeners *ls, struct listeners *old, const struct config *cfg,
+                      unsigned nworkers, struct err *err)
+{
+    ls->passed = old->passed;
+    for (unsigned i = 0; old->passed && i < old->n; i++)
+        if (go_on(ls, &old->all[i], -1, err) != 0)
+            return -1;
+    for (size_t i = 0; !old->passed && i < cfg->listen_count; i++)
+        if (follow_one(ls, old, &cfg->listen[i], nworkers, err) != 0)
+            return -1;
+    return 0;
+}
+
+int listeners_follow(struct listeners **out, struct listeners *old, const struct config *cfg,
+                     unsigned nworkers, struct err *err)
+{
+    struct listeners *ls = calloc(1, sizeof *ls);
+    if (!ls)
+        return err_set(err, "no memory for the listening sockets");
+    if (follow_all(ls, old, cfg, nworkers, err) != 0) {
+        listeners_drop(ls, old);
+        return -1;
+    }
+    *out = ls;
+    return 0;
+}
+
+int listeners_listen(const struct listeners *ls, struct err *err)
+{
+    for (unsigned i = 0; i < ls->n; i++) {
+        const struct listener *l = &ls->all[i];
+        if (l->kind == LISTENER_TCP && !l->handed_over && listen(l->fd, BACKLOG) != 0)
+            return err_set(err, "listen %s: %s", l->name, strerror(errno));
+    }
+    return 0;
+}
+
+void listeners_part(struct listeners *old)
+{
+    for (unsigned i = 0; i < old->n; i++) {
+        struct listener *l = &old->all[i];
+        if (!l->goes_on)
+            continue;
+        close(l->fd);
+        l->fd = -1;
+        free(l->path);
+        l->path = NULL;
+    }
+}
+
+/* Files of sockets that both sets have are the old one's. */
+void listeners_drop(struct listeners *ls, struct listeners *old)
+{
+    for (unsigned i = 0; i < ls->n; i++)
+        for (unsigned k = 0; k < old->n && ls->all[i].path != NULL; k++)
+            if (old->all[k].goes_on && old->all[k].dev == ls->all[i].dev &&
+                old->all[k].ino == ls->all[i].ino) {
+                free(ls->all[i].path);
+                ls->all[i].path = NULL;
+            }
+    for (unsigned k = 0; k < old->n; k++)
+        old->all[k].goes_on = false;
+    listeners_free(ls);
+}
+
+void listeners_give(const struct listeners *ls, uid_t uid, gid_t gid)
+{
+    for (unsigned i = 0; i < ls->n; i++)
+        if (ls->all[i].kind == LISTENER_TCP && !ls->all[i].handed_over)
+            (void)!fchown(ls->all[i].fd, uid, gid); /* a group admits sockets of one user only */
 }
 
 void listeners_log(const struct listeners *ls)

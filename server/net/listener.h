@@ -22,18 +22,37 @@ struct listener {
     char *path;       /* unix sockets of ours: to be unlinked; else NULL */
     dev_t dev;        /* of that file: a successor may have taken its place */
     ino_t ino;
+    bool goes_on;     /* the set that comes next has it, too */
+    char asked[272];  /* the entry of `listen` that it came from; "": LISTEN_FDS */
     char name[128]; /* as told to people: "127.0.0.1:8080", "unix:/run/x.sock" */
 };
 
 struct listeners {
     struct listener *all;
     unsigned n;
+    bool passed; /* LISTEN_FDS, instead of `listen` */
 };
 
 /* Binds and listens on everything (or takes LISTEN_FDS instead); "in use" is an error, never a
    silent share. On -1 nothing stays open and err names the address and the cause. */
 int listeners_open(struct listeners **out, const struct config *cfg, unsigned nworkers,
                    struct err *err);
+/*
+ * The set for another configuration or number of workers, beside one that is in use: what both have
+ * is the same socket (a descriptor of its own here, marked goes_on there), what is new is bound. TCP
+ * sockets among that do not listen yet, so that no client comes to a socket that nobody accepts
+ * from: listeners_listen, as soon as somebody does. On -1 nothing has changed.
+ */
+int listeners_follow(struct listeners **out, struct listeners *old, const struct config *cfg,
+                     unsigned nworkers, struct err *err);
+int listeners_listen(const struct listeners *ls, struct err *err);
+/* The next set serves: what goes on is no longer this one's, the rest is to be drained. */
+void listeners_part(struct listeners *old);
+/* Takes that back, and frees the next set: it never served. */
+void listeners_drop(struct listeners *next, struct listeners *old);
+/* Before a root process becomes another user, who is to bind more of them. */
+void listeners_give(const struct listeners *ls, uid_t uid, gid_t gid);
+
 /* Logs one `listening` event for each distinct address. */
 void listeners_log(const struct listeners *ls);
 /* So that no socket file of ours stays behind when the process ends at once. Accepts NULL. */

@@ -292,6 +292,20 @@ static void answer_drain(struct ops *o, struct web_request *req, const char *res
     answer_ok(req);
 }
 
+static void answer_upgrade(struct ops *o, struct web_request *req, const char *rest)
+{
+    (void)rest;
+    const struct web_field *fields;
+    const char *binary = "";
+    if (web_fields(req, &fields) > 0)
+        binary = fields[0].value;
+    if (binary[0] != '\0' && binary[0] != '/')
+        ops_answer_error(req, 400, "bad_request", "binary is '%.80s': expected an absolute path",
+                         binary);
+    else
+        o->verbs->upgrade(o->arg, binary, req);
+}
+
 /* `rest` is NAME@ID. */
 static void answer_retire(struct ops *o, struct web_request *req, const char *rest)
 {
@@ -327,6 +341,7 @@ static const struct verb verbs[] = {
     { "POST", "/v1/reload", NULL, " retry allow_empty config ", answer_reload },
     { "POST", "/v1/reopen", NULL, "", answer_reopen },
     { "POST", "/v1/drain", NULL, "", answer_drain },
+    { "POST", "/v1/upgrade", NULL, " binary ", answer_upgrade },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
     { "POST", "/v1/plugins/", "/rollback", "", ops_answer_rollback },
     { "POST", "/v1/plugins/", "/canary", " weight shadow ", ops_answer_canary },

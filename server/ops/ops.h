@@ -29,6 +29,8 @@ struct ops_verbs {
     void (*reload)(void *arg, const struct ops_reload *how, struct web_request *req);
     int (*reopen)(void *arg, struct err *err);
     void (*drain)(void *arg);
+    /* Answers the request later; `binary` "": the path that graftd was started from. */
+    void (*upgrade)(void *arg, const char *binary, struct web_request *req);
 };
 
 #define OPS_MAGIC 0x6f707320u

@@ -29,6 +29,7 @@ struct web {
     struct event resume; /* accepting again after the descriptors had run out */
     struct list connections;
     unsigned open;
+    bool paused;
 };
 
 struct web_request {
@@ -327,7 +328,8 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     struct web *web = arg;
-    event_add(&web->accept, NULL);
+    if (!web->paused)
+        event_add(&web->accept, NULL);
 }
 
 int web_open(struct web **out, const struct web_settings *settings, struct err *err)
@@ -345,6 +347,19 @@ int web_open(struct web **out, const struct web_settings *settings, struct err *
     event_add(&web->accept, NULL);
     *out = web;
     return 0;
+}
+
+void web_accept(struct web *web, bool on)
+{
+    if (web == NULL)
+        return;
+    CHECK(web, WEB_MAGIC);
+    web->paused = !on;
+    event_del(&web->resume);
+    if (on)
+        event_add(&web->accept, NULL);
+    else
+        event_del(&web->accept);
 }
 
 void web_close(struct web *web)

@@ -36,6 +36,9 @@ int web_open(struct web **out, const struct web_settings *settings, struct err *
    when they get it. Takes NULL. */
 void web_close(struct web *web);
 
+/* Whether new connections are taken; those there are go on. At first: yes. */
+void web_accept(struct web *web, bool on);
+
 /* Connections that still take their answer. */
 unsigned web_busy(const struct web *web);
 

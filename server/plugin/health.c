@@ -157,6 +157,15 @@ bool health_is_well(struct version *const *versions, unsigned n, unsigned limit_
     return well;
 }
 
+bool health_is_known(struct version *const *versions, unsigned n)
+{
+    ON_CONTROL();
+    for (unsigned i = 0; i < n; i++)
+        if (serves(versions[i]) && (versions[i]->health.running || versions[i]->health.asked_us == 0))
+            return false;
+    return true;
+}
+
 void health_stop(struct version *v, void (*done)(struct version *v))
 {
     ON_CONTROL();

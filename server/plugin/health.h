@@ -23,6 +23,9 @@ void health_ask(struct version *const *versions, unsigned n);
 bool health_is_well(struct version *const *versions, unsigned n, unsigned limit_ms,
                     struct buf *why);
 
+/* Whether nobody is being asked now, and everybody has been. */
+bool health_is_known(struct version *const *versions, unsigned n);
+
 /* The version leaves, and is not asked again: `done` when its callback has returned, perhaps at
    once. */
 void health_stop(struct version *v, void (*done)(struct version *v));

@@ -90,7 +90,7 @@ static void open_lasting(struct keep *k, const char *configured, int lock)
 {
     struct err err;
     errno = 0;
-    int rc = keep_folder_open(&k->folder, configured, lock, &err);
+    int rc = keep_folder_open(&k->folder, configured, lock, k->behind, &err);
     if (rc < 0 && err_is_lack(errno) && errno != ENOSPC && errno != EDQUOT)
         note_lack(k, &err);
     if (rc == 0) {
@@ -98,7 +98,8 @@ static void open_lasting(struct keep *k, const char *configured, int lock)
         rc = read_index(k, &err);
         if (rc == 0) {
             forget_missing(k);
-            keep_folder_sweep(&k->folder, keep_is_wanted, k);
+            if (!k->behind)
+                keep_folder_sweep(&k->folder, keep_is_wanted, k);
             return;
         }
         close_folder(k);
@@ -118,14 +119,15 @@ static void open_lasting(struct keep *k, const char *configured, int lock)
 static void open_inside(struct keep *k, struct stage *stage)
 {
     struct err err;
-    if (keep_folder_inside(&k->folder, stage, &err) != 0 || read_index(k, &err) != 0) {
+    if (keep_folder_inside(&k->folder, stage, k->behind, &err) != 0 || read_index(k, &err) != 0) {
         log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
         close_folder(k);
         return;
     }
     k->usable = true;
     forget_missing(k);
-    keep_folder_sweep(&k->folder, keep_is_wanted, k);
+    if (!k->behind)
+        keep_folder_sweep(&k->folder, keep_is_wanted, k);
 }
 
 /* What the process before had answered and had not written. */
@@ -140,12 +142,13 @@ static void take_barred(const struct barred *b, void *arg)
     k->changes++;
 }
 
-struct keep *keep_open(const char *configured, struct stage *stage, int lock)
+static struct keep *open_store(const char *configured, struct stage *stage, int lock, bool behind)
 {
     struct keep *k = calloc(1, sizeof *k);
     if (k == NULL)
         return NULL;
     k->magic = KEEP_MAGIC;
+    k->behind = behind;
     pthread_mutex_init(&k->lock, NULL);
     pthread_mutex_init(&k->files, NULL);
     keep_model_init(&k->model);
@@ -156,6 +159,16 @@ struct keep *keep_open(const char *configured, struct stage *stage, int lock)
         open_inside(k, stage);
     barred_each(take_barred, k);
     return k;
+}
+
+struct keep *keep_open(const char *configured, struct stage *stage, int lock)
+{
+    return open_store(configured, stage, lock, false);
+}
+
+struct keep *keep_open_behind(const char *configured, struct stage *stage, int lock)
+{
+    return open_store(configured, stage, lock, true);
 }
 
 bool keep_lacks(const struct keep *k, struct err *err)

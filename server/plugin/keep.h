@@ -58,6 +58,14 @@ struct keep *keep_open(const char *configured, struct stage *stage, int lock);
 /* It could not be opened for want of descriptors or memory, and is not to be used: whoever went on
    without it would load again what was quarantined. */
 bool keep_lacks(const struct keep *k, struct err *err);
+/*
+ * The same beside a process that uses the folder and is to be followed: reads what is kept and
+ * quarantined, and writes nothing until keep_take. The other one stops writing (see keep_writes)
+ * and says keep_yield.
+ */
+struct keep *keep_open_behind(const char *configured, struct stage *stage, int lock);
+void keep_yield(struct keep *k);                 /* [control] */
+int keep_take(struct keep *k, struct err *err); /* -1: it cannot be had yet [control] */
 void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
 const char *keep_path(const struct keep *k); /* NULL: until the restart */
 

@@ -261,8 +261,14 @@ static int open_files(struct keep_folder *f, struct err *err)
     if (st.st_uid != geteuid() || (st.st_mode & 077) != 0)
         return err_set(err, "%s/" FILES ": expected a folder of mode 0700, owned by uid %ju",
                        f->path, (uintmax_t)geteuid());
+    return f->behind ? 0 : keep_folder_take(f, err);
+}
+
+int keep_folder_take(struct keep_folder *f, struct err *err)
+{
     if (own(f, err) != 0)
         return -1;
+    f->behind = false;
     unlinkat(f->files_fd, FILE_NEW, 0); /* what a process that ended was copying */
     return 0;
 }
@@ -292,9 +298,11 @@ int keep_lock(const char *configured)
     return fd;
 }
 
-int keep_folder_open(struct keep_folder *f, const char *configured, int lock, struct err *err)
+int keep_folder_open(struct keep_folder *f, const char *configured, int lock, bool behind,
+                     struct err *err)
 {
     int rc = open_locked(f, configured, lock, err);
+    f->behind = behind;
     if (rc == 0 && open_files(f, err) == 0)
         return 0;
     int why = errno;
@@ -303,9 +311,11 @@ int keep_folder_open(struct keep_folder *f, const char *configured, int lock, st
     return rc > 0 ? 1 : -1;
 }
 
-int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err)
+int keep_folder_inside(struct keep_folder *f, const struct stage *stage, bool behind,
+                       struct err *err)
 {
     *f = (struct keep_folder)KEEP_FOLDER_NONE;
+    f->behind = behind;
     if (asprintf(&f->path, "%s/" INSIDE, stage_path(stage)) < 0) {
         f->path = NULL;
         return err_set(err, "out of memory");

@@ -44,19 +44,23 @@ int keep_index_read(const char *name, const char *text, size_t len, struct keep_
 /* keep_folder.c: what lies on disk. */
 #define KEEP_TOKEN 16
 struct keep_folder {
+    bool behind; /* another process of ours has it: nothing is changed here */
     int dir_fd, files_fd, lock_fd; /* lock_fd -1: it ends with the stage folder */
     int owner_fd;
     unsigned char token[KEEP_TOKEN]; /* in .owner as long as the store is this process's */
     ssize_t token_len;
     char *path;
 };
-#define KEEP_FOLDER_NONE { -1, -1, -1, -1, { 0 }, 0, NULL }
+#define KEEP_FOLDER_NONE { false, -1, -1, -1, -1, { 0 }, 0, NULL }
 /* The state folder, locked (`lock`: as of keep_lock, or -1; stays the caller's), ours from now on:
    0, or -1: err says why not; 1: there is none to use. What a process that had it before would
    write now is not written; for it that is no error. */
-int keep_folder_open(struct keep_folder *f, const char *configured, int lock, struct err *err);
+int keep_folder_open(struct keep_folder *f, const char *configured, int lock, bool behind,
+                     struct err *err);
+int keep_folder_take(struct keep_folder *f, struct err *err); /* not behind any more */
 /* One inside the stage folder. */
-int keep_folder_inside(struct keep_folder *f, const struct stage *stage, struct err *err);
+int keep_folder_inside(struct keep_folder *f, const struct stage *stage, bool behind,
+                       struct err *err);
 void keep_folder_close(struct keep_folder *f);
 /* The index's text; 1: there is none. */
 int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *err);
@@ -83,6 +87,7 @@ struct keep {
     pthread_mutex_t
         files; /* what comes into the folder of files and leaves it; never synced with it */
     bool usable, lasting;
+    bool behind; /* another process of ours writes */
 
     /* Control's, but for what the jobs do. */
     struct loader *loader, *writer;

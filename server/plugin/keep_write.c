@@ -163,7 +163,7 @@ static int write_disk(struct keep *k, struct err *err)
 int keep_flush(struct keep *k, struct err *err)
 {
     struct err why;
-    if (k == NULL || !k->usable)
+    if (k == NULL || !k->usable || k->behind)
         return 0;
     int copied = copy_files(k, err);
     if (write_disk(k, &why) == 0)
@@ -333,7 +333,7 @@ bool keep_writes(const struct keep *k)
 void keep_save(struct keep *k, bool now)
 {
     ON_CONTROL();
-    if (k == NULL || !k->usable)
+    if (k == NULL || !k->usable || k->behind)
         return;
     CHECK(k, KEEP_MAGIC);
     if (now || evtimer_pending(k->copy_later, NULL) || after(k->copy_later, COPY_MS) != 0)
@@ -345,11 +345,33 @@ void keep_save(struct keep *k, bool now)
 void keep_stop(struct keep *k)
 {
     ON_CONTROL();
-    if (k == NULL || !k->usable)
+    if (k == NULL || !k->usable || k->behind)
         return;
     copy_now(k);
     if (!evtimer_pending(k->later, NULL))
         return;
     event_del(k->later);
     save_now(k);
+}
+
+void keep_yield(struct keep *k)
+{
+    ON_CONTROL();
+    if (k == NULL || !k->usable)
+        return;
+    event_del(k->later);
+    event_del(k->copy_later);
+    k->behind = true;
+}
+
+int keep_take(struct keep *k, struct err *err)
+{
+    ON_CONTROL();
+    if (k == NULL || !k->usable || !k->behind)
+        return 0;
+    if (keep_folder_take(&k->folder, err) != 0)
+        return -1;
+    k->behind = false;
+    keep_save(k, true);
+    return 0;
 }

@@ -568,29 +568,29 @@ static uint64_t seq_of(const char *name)
     return dot != NULL ? strtoull(dot + 1, NULL, 10) : 0;
 }
 
-static void remove_copies(int dir_fd, uint64_t seq, int depth)
+static void remove_copies(int dir_fd, uint64_t first, uint64_t last, int depth)
 {
     DIR *dir = depth > 0 ? fd_list(dir_fd) : NULL;
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
         if (is_dots(e->d_name))
             continue;
         uint64_t n = seq_of(e->d_name);
-        if (n > 0 && n <= seq && unlinkat(dir_fd, e->d_name, 0) == 0)
+        if (n > first && n <= last && unlinkat(dir_fd, e->d_name, 0) == 0)
             continue;
         int below = openat(dir_fd, e->d_name, FOLDER);
         if (below < 0)
             continue;
-        remove_copies(below, seq, depth - 1);
+        remove_copies(below, first, last, depth - 1);
         close(below); /* and stays: who comes next may be about to move a copy into it */
     }
     if (dir != NULL)
         closedir(dir);
 }
 
-void stage_remove_until(struct stage *stage, uint64_t seq)
+void stage_remove_between(struct stage *stage, uint64_t first, uint64_t last)
 {
     CHECK(stage, STAGE_MAGIC);
-    remove_copies(stage->dir_fd, seq, 2);
+    remove_copies(stage->dir_fd, first, last, 2);
 }
 
 void stage_close(struct stage *stage)

@@ -240,10 +240,32 @@ static void answer_draining(struct swap *s)
     for (struct list *it; (it = list_pop(&s->waiting)) != NULL;) {
         struct swap_ask *ask = list_entry(it, struct swap_ask, node);
         s->counts.draining++;
-        report_draining(s, ask);
+        report_refused(s, ask, DRAINING_REASON);
         answer_without_round(s, ask, "draining", DRAINING_REASON);
     }
     want_clear(&s->want);
+}
+
+/* The watch's wishes wait: what they are about is looked at afterwards. */
+static void answer_held(struct swap *s)
+{
+    list_each_safe (it, &s->waiting) {
+        struct swap_ask *ask = list_entry(it, struct swap_ask, node);
+        if (ask->from_watch)
+            continue;
+        list_del(&ask->node);
+        s->counts.busy++;
+        report_refused(s, ask, HELD_REASON);
+        answer_without_round(s, ask, "busy", HELD_REASON);
+    }
+}
+
+void swap_hold(struct swap *s, bool held)
+{
+    ON_CONTROL();
+    CHECK(s, SWAP_MAGIC);
+    s->held = held;
+    swap_kick(s);
 }
 
 static void kicked(evutil_socket_t fd, short what, void *arg)
@@ -254,6 +276,8 @@ static void kicked(evutil_socket_t fd, short what, void *arg)
     CHECK(s, SWAP_MAGIC);
     if (s->draining)
         answer_draining(s);
+    else if (s->held)
+        answer_held(s);
     else if (s->phase == PHASE_IDLE && (!list_empty(&s->waiting) || s->want.any))
         round_begin(s);
     drain_look(s);
@@ -402,6 +426,11 @@ bool swap_is_well(struct swap *s, struct buf *why)
 {
     return s->current == NULL || health_is_well(s->current->versions, s->current->nversions,
                                                 s->config->timeouts_ms.load, why);
+}
+
+bool swap_health_known(struct swap *s)
+{
+    return s->current == NULL || health_is_known(s->current->versions, s->current->nversions);
 }
 
 const struct swap_counts *swap_counts(const struct swap *s)

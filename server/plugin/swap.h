@@ -120,6 +120,10 @@ void swap_first(struct swap *s, struct swap_ask *ask);
 struct rollouts;
 const struct rollouts *swap_rollouts(const struct swap *s);
 
+/* While another process gets ready to take this one's place: wishes are answered "busy", but for
+   those of the folder watch, which wait. */
+void swap_hold(struct swap *s, bool held);
+
 /* What is. */
 bool swap_running(const struct swap *s);        /* a swap is in progress, or waits to be repeated */
 unsigned swap_generation(const struct swap *s); /* 0 before the first */
@@ -132,6 +136,7 @@ uint64_t swap_stuck(const struct swap *s);       /* versions that are stuck now 
 /* The plugins' own health (plugin/health.h): ask in the background; what was said last. */
 void swap_ask_health(struct swap *s);
 bool swap_is_well(struct swap *s, struct buf *why);
+bool swap_health_known(struct swap *s); /* nobody is being asked, and everybody was */
 /* A line for each plugin that is missing (plugin/stand_in.h). True: the configuration cannot do
    without one of them. */
 bool swap_misses(struct swap *s, struct buf *why);

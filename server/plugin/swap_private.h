@@ -104,6 +104,7 @@ struct swap {
     struct want busy_want;
 
     bool draining, drain_fini;
+    bool held; /* swap_hold */
     void (*cool_done)(void *arg);
     void *cool_arg;
     void (*fini_done)(void *arg);
@@ -162,8 +163,9 @@ void report_file_failed(struct swap *s, const struct found *f, bool again);
 void report_loaded(const struct version *v);
 void report_swap(struct swap *s, bool ok, const char *word);
 /* What was asked for and will not be scanned. */
+#define HELD_REASON     "graftd is being upgraded: ask again when that has ended"
 #define DRAINING_REASON "the server drains: it takes no new plugins"
-void report_draining(struct swap *s, const struct swap_ask *ask);
+void report_refused(struct swap *s, const struct swap_ask *ask, const char *reason);
 void round_answer(struct swap *s, struct list *asks, bool ok, const char *word);
 void answer_without_round(struct swap *s, struct swap_ask *ask, const char *word,
                           const char *reason);

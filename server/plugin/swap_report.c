@@ -200,11 +200,11 @@ void report_swap(struct swap *s, bool ok, const char *word)
     log_end(&line);
 }
 
-void report_draining(struct swap *s, const struct swap_ask *ask)
+void report_refused(struct swap *s, const struct swap_ask *ask, const char *reason)
 {
     struct entries none = { 0 };
     struct log_line line;
-    log_begin(&line, LOG_ERROR, "swap", "nothing was changed: " DRAINING_REASON);
+    log_begin(&line, LOG_ERROR, "swap", "nothing was changed: %s", reason);
     log_bool(&line, "ok", false);
     log_u64(&line, "generation", swap_generation(s));
     log_u64(&line, "duration_us", clock_us() - ask->asked_us);

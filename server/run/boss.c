@@ -5,6 +5,7 @@
 #include "base/memfd.h"
 #include "plugin/proven.h"
 #include "run/crash.h"
+#include "run/supervisor_state.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -24,6 +25,9 @@ struct boss {
     bool after_crash;
     bool stuck; /* it had no room for our last message, for long */
     struct crash_area *area;
+    bool standby;
+    boss_fn *on_message;
+    void *arg;
     unsigned vitals_ms;
 };
 
@@ -158,6 +162,12 @@ static int receive(struct boss *l, struct wire_message *m, struct err *err)
         return err_set(err, "the supervisor is gone");
     case WIRE_NONSENSE:
         break;
+    case WIRE_OTHER:
+        return err_set(err,
+                       "this graftd speaks version %u of the protocol between supervisor and server "
+                       "process, the supervisor that started it speaks version %u: restart the "
+                       "service instead of upgrading it",
+                       wire_version, wire_peer_version);
     }
     return err_set(err, "the supervisor talks nonsense: was graftd exchanged by another version?");
 }
@@ -201,6 +211,7 @@ int boss_take(struct server *s, int fd, struct buf *text, struct err *err)
         return err_set(err, "the supervisor does not begin with what belongs there");
     }
     unsigned listeners = m.body.hello.listeners;
+    s->boss->standby = m.body.hello.standby != 0;
     if (take_hello(s, &m, text, &has_text, err) != 0 || take_rest(s, listeners, err) != 0)
         return -1;
     if (!has_text)
@@ -226,16 +237,35 @@ int boss_next(struct boss *boss)
     CHECK(boss, BOSS_MAGIC);
     if (boss->fd < 0)
         return 0;
-    enum wire_result result = wire_receive(boss->fd, &m, 0);
-    if (result == WIRE_NOTHING)
-        return 0;
-    if (result == WIRE_GOT && m.type == WIRE_SIGNAL)
-        return m.body.signal.signo;
-    if (result == WIRE_GOT)
+    for (;;) {
+        enum wire_result result = wire_receive(boss->fd, &m, 0);
+        if (result == WIRE_NOTHING)
+            return 0;
+        if (result == WIRE_GOT && m.type == WIRE_SIGNAL)
+            return m.body.signal.signo;
+        if (result != WIRE_GOT)
+            break;
+        bool known = boss->on_message != NULL && boss->on_message(boss->arg, &m);
         wire_close_fds(&m);
+        if (!known)
+            break;
+    }
     close(boss->fd);
     boss->fd = -1;
     return -1;
+}
+
+void boss_listen(struct boss *boss, boss_fn *fn, void *arg)
+{
+    if (boss == NULL)
+        return;
+    boss->on_message = fn;
+    boss->arg = arg;
+}
+
+bool boss_is_standby(const struct boss *boss)
+{
+    return boss != NULL && boss->standby;
 }
 
 bool boss_after_crash(const struct boss *boss)
@@ -294,7 +324,31 @@ static void tell_type(struct boss *l, enum wire_type type)
 
 void boss_ready(struct boss *boss)
 {
-    tell_type(boss, WIRE_READY);
+    struct wire_message m = { .type = WIRE_READY, .body.ready.state = STATE_VERSION };
+    snprintf(m.body.ready.version, sizeof m.body.ready.version, "%s", GRAFT_VERSION);
+    tell(boss, &m);
+}
+
+void boss_tell(struct boss *boss, enum wire_type type)
+{
+    tell_type(boss, type);
+}
+
+int boss_ask_upgrade(struct boss *boss, const char *binary, const struct config *c, struct err *err)
+{
+    struct wire_message m = { .type = WIRE_UPGRADE };
+    snprintf(m.body.upgrade.binary, sizeof m.body.upgrade.binary, "%s", binary);
+    if (c->text != NULL) {
+        m.fds[0] = memfd_of_text("graft-config", c->text, c->text_len, err);
+        if (m.fds[0] < 0)
+            return -1;
+        m.nfds = 1;
+    }
+    int rc = wire_send(boss->fd, &m, 0);
+    if (rc != 0)
+        err_set(err, "the supervisor does not take messages: %s", strerror(errno));
+    wire_close_fds(&m);
+    return rc;
 }
 
 void boss_leaving(struct boss *boss)

@@ -16,6 +16,11 @@ int boss_from_environment(void);
    of the configuration (NULL in *text: there is no file). Waits for a bounded time. */
 int boss_take(struct server *s, int fd, struct buf *text, struct err *err);
 
+/* What else the supervisor says, from inside boss_next; false: it does not belong there. */
+typedef bool boss_fn(void *arg, struct wire_message *m);
+void boss_listen(struct boss *boss, boss_fn *fn, void *arg);
+bool boss_is_standby(const struct boss *boss); /* another process serves, until WIRE_SERVE */
+
 /* The next signal that the supervisor passes on; 0: none now; -1: the supervisor is gone, once. */
 int boss_next(struct boss *boss);
 int boss_fd(const struct boss *boss);
@@ -26,6 +31,9 @@ bool boss_after_crash(const struct boss *boss);
 /* What the process before has crashed in, and by which signal; NULL: no crash, or nobody knows. */
 const struct wire_crashed *boss_crashed(const struct boss *boss);
 void boss_ready(struct boss *boss);
+void boss_tell(struct boss *boss, enum wire_type type); /* one without a body */
+int boss_ask_upgrade(struct boss *boss, const char *binary, const struct config *c,
+                     struct err *err);
 void boss_leaving(struct boss *boss);                        /* it ends because it was told to */
 void boss_vitals(struct boss *boss, const struct vitals *v);
 unsigned boss_vitals_ms(const struct boss *boss); /* 0: nobody wants them */

@@ -6,6 +6,7 @@
 
 #include "run/boss.h"
 #include "run/server.h"
+#include "run/upgrade.h"
 #include "run/vitals.h"
 
 #include "base/clock.h"
@@ -195,12 +196,13 @@ static void log_address(const char *event, const char *address)
     log_end(&line);
 }
 
-static void serve(struct server *s)
+void control_serve(struct server *s)
 {
     struct err err;
     s->ops.live = true;
     workers_accept(s->workers);
-    boss_ready(s->boss);
+    if (!boss_is_standby(s->boss))
+        boss_ready(s->boss);
     vitals_changed(s);
     boss_log_crashed(s->boss);
     listeners_log(s->listeners);
@@ -220,7 +222,10 @@ static void on_first(struct swap_ask *ask, const struct swap_result *result)
     if (drain_is_on(s->drain))
         return;
     if (result->ok) {
-        serve(s);
+        if (boss_is_standby(s->boss))
+            upgrade_wait(s);
+        else
+            control_serve(s);
         return;
     }
     log_flush(1000);

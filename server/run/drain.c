@@ -64,7 +64,7 @@ const char *drain_phase(const struct drain *d)
     return phase_names[d->phase];
 }
 
-void drain_begin(struct drain *d, const struct config *cfg, const char *why)
+static void begin(struct drain *d, const struct config *cfg, const char *why, unsigned delay_ms)
 {
     ON_CONTROL();
     if (d->phase != PHASE_OFF)
@@ -82,7 +82,17 @@ void drain_begin(struct drain *d, const struct config *cfg, const char *why)
     struct timeval tv = { cfg->drain.timeout_ms / 1000, (cfg->drain.timeout_ms % 1000) * 1000 };
     event_add(&d->deadline, &tv);
     swap_drain_begin(d->deps.swap);
-    next_in(d, cfg->drain.delay_ms);
+    next_in(d, delay_ms);
+}
+
+void drain_begin(struct drain *d, const struct config *cfg, const char *why)
+{
+    begin(d, cfg, why, cfg->drain.delay_ms);
+}
+
+void drain_begin_at_once(struct drain *d, const struct config *cfg, const char *why)
+{
+    begin(d, cfg, why, 0);
 }
 
 static void over(struct drain *d, int status)

@@ -28,6 +28,8 @@ struct drain_deps {
 
 struct drain *drain_open(const struct drain_deps *deps);
 void drain_begin(struct drain *d, const struct config *cfg, const char *why); /* again: nothing */
+/* The same without drain.delay_ms: somebody else serves already. */
+void drain_begin_at_once(struct drain *d, const struct config *cfg, const char *why);
 bool drain_is_on(const struct drain *d);
 const char *drain_phase(const struct drain *d); /* "off", "delay", "idle", ... for status */
 

@@ -26,6 +26,7 @@ static struct {
     struct sockaddr_un to;
     socklen_t to_len;
     uint64_t watchdog_us; /* 0: none */
+    char address[128];    /* as it was passed */
     uint32_t state;       /* as told */
     char status[TEXT_MAX];
     uint64_t status_ms; /* when that was told */
@@ -73,9 +74,23 @@ void notify_open(void)
                 "NOTIFY_SOCKET is not used: \"%.200s\" is no /path and no @name", address);
     if (the_notify.fd >= 0)
         the_notify.watchdog_us = read_watchdog(getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
+    if (the_notify.fd >= 0)
+        snprintf(the_notify.address, sizeof the_notify.address, "%s", address);
+    notify_hand_on(false);
+}
+
+void notify_hand_on(bool on)
+{
+    char usec[32];
     unsetenv("NOTIFY_SOCKET");
     unsetenv("WATCHDOG_USEC");
     unsetenv("WATCHDOG_PID");
+    if (!on || the_notify.fd < 0)
+        return;
+    snprintf(usec, sizeof usec, "%llu", (unsigned long long)the_notify.watchdog_us);
+    setenv("NOTIFY_SOCKET", the_notify.address, 1);
+    if (the_notify.watchdog_us != 0)
+        setenv("WATCHDOG_USEC", usec, 1);
 }
 
 unsigned notify_every_ms(void)

@@ -28,6 +28,8 @@ struct vitals {
 
 /* Takes the variables out of the environment. Before there is another thread. */
 void notify_open(void);
+/* Puts them back, for a program that takes this one's place by exec; and takes them out again. */
+void notify_hand_on(bool on);
 /* How often vitals are wanted: never later than half of WATCHDOG_USEC. 0: by nobody. */
 unsigned notify_every_ms(void);
 

@@ -63,14 +63,20 @@ static void refuse(struct reload *r, const char *error, const char *reason)
 static void warn_restart_keys(struct server *s, const struct config *config)
 {
     const char *names[64];
-    struct buf list = { 0 };
+    struct buf list = { 0 }, applied = { 0 };
     int n = config_restart_keys_changed(swap_config(s->swap), config, names, ARRAY_LEN(names));
-    for (int i = 0; i < n && i < (int)ARRAY_LEN(names); i++)
+    for (int i = 0; i < n && i < (int)ARRAY_LEN(names); i++) {
         buf_printf(&list, "%s%s", i > 0 ? ", " : "", names[i]);
+        if (boss_is_up(s->boss) && config_upgrade_applies(names[i]))
+            buf_printf(&applied, "%s%s", applied.len > 0 ? ", " : "", names[i]);
+    }
     if (n > 0)
-        log_msg(LOG_WARN, "config", "changed, but takes effect only at a restart: %s",
-                list.data != NULL ? list.data : "");
+        log_msg(LOG_WARN, "config", "changed, but takes effect only at a restart: %s%s%s%s",
+                list.data != NULL ? list.data : "",
+                applied.len > 0 ? " (graftctl upgrade applies " : "",
+                applied.len > 0 ? applied.data : "", applied.len > 0 ? ")" : "");
     buf_fini(&list);
+    buf_fini(&applied);
 }
 
 static void ask_swap(struct reload *r)

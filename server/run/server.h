@@ -63,6 +63,7 @@ struct server {
     struct event vitals_event;
     struct signals_stop stop;
     struct swap_ask first;
+    struct upgrade *upgrade; /* upgrade.c */
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */
 
     bool failed; /* the first load: it is being undone */

@@ -5,6 +5,7 @@
  */
 #include "run/boss.h"
 #include "run/server.h"
+#include "run/upgrade.h"
 #include "run/vitals.h"
 
 #include "base/clock.h"
@@ -155,6 +156,7 @@ static int change_user(struct server *s, const struct config *cfg, const struct 
         keep_prepare(cfg->state_dir, u->uid, u->gid, err) != 0 ||
         place_give(&s->control, u->uid, u->gid, err) != 0)
         return -1;
+    listeners_give(s->listeners, u->uid, u->gid);
     give_log_file(cfg, u);
     return user_become(u, err);
 }
@@ -202,7 +204,8 @@ static int open_resources(struct server *s, struct err *err)
         return -1;
     if (s->boss != NULL)
         raise_descriptors(s->config); /* the supervisor's own may have been lowered meanwhile */
-    s->keep = keep_open(s->config->state_dir, s->stage, s->state_lock);
+    s->keep = (boss_is_standby(s->boss) ? keep_open_behind : keep_open)(s->config->state_dir,
+                                                                        s->stage, s->state_lock);
     if (s->keep == NULL)
         return err_set(err, "out of memory");
     if (keep_lacks(s->keep, err))
@@ -325,7 +328,12 @@ static void verb_drain(void *arg)
     vitals_changed(s);
 }
 
-static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain };
+static void verb_upgrade(void *arg, const char *binary, struct web_request *req)
+{
+    upgrade_verb(arg, binary, req);
+}
+
+static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain, verb_upgrade };
 
 static int open_webs(struct server *s, struct err *err)
 {
@@ -352,6 +360,8 @@ static int open_webs(struct server *s, struct err *err)
         return -1;
     if (s->control.fd >= 0 && web_open(&s->api_web, &api, err) != 0)
         return -1;
+    web_accept(s->ops_web, !boss_is_standby(s->boss));
+    web_accept(s->api_web, !boss_is_standby(s->boss));
     return 0;
 }
 
@@ -360,7 +370,7 @@ int server_start(struct server *s, struct err *err)
     CHECK(s, SERVER_MAGIC);
     name_what_waits(s->config);
     if (open_resources(s, err) != 0 || open_threads(s, err) != 0 || open_swap(s, err) != 0 ||
-        open_watchdog(s, err) != 0 || open_drain(s, err) != 0)
+        open_watchdog(s, err) != 0 || open_drain(s, err) != 0 || upgrade_open(s, err) != 0)
         return -1;
     return open_webs(s, err) == 0 ? vitals_open(s, err) : -1;
 }

@@ -33,8 +33,14 @@ static struct supervisor the_supervisor = {
               .control = { .fd = -1 },
               .ops_listener = { .fd = -1 },
               .state_lock = -1 },
-    .child = { .wire = -1 },
+    .child = { .wire = -1, .area_fd = -1 },
+    .up = { .next = { .wire = -1, .area_fd = -1 },
+            .err_fd = -1,
+            .exe = -1,
+            .config_fd = -1,
+            .state_lock = -1 },
     .config_fd = -1,
+    .ended = -1,
     .exit_status = -1,
 };
 
@@ -64,7 +70,15 @@ static void spawn(struct supervisor *sv)
 {
     struct err err;
     sv->restart_at_ms = 0;
-    if (supervisor_spawn(sv, &err) == 0) {
+    const struct launch how = { .exe = sv->exe,
+                                .state_lock = sv->held.state_lock,
+                                .config_fd = sv->config_fd,
+                                .workers = sv->held.nworkers,
+                                .listeners = sv->held.listeners,
+                                .blocks = &sv->blocks,
+                                .stderr_fd = -1,
+                                .seq = sv->seq };
+    if (supervisor_spawn(sv, &sv->child, &how, &err) == 0) {
         sv->unspawned = 0;
         return;
     }
@@ -81,7 +95,7 @@ static void spawn(struct supervisor *sv)
 
 /* The last number of a copy that it may have made. No process makes a billion: what a crash wrote
    there is not to use up all numbers. */
-static uint64_t last_seq(const struct child *c)
+uint64_t supervisor_last_seq(const struct child *c)
 {
     uint64_t seq = c->area != NULL ? atomic_load(&c->area->seq) : 0;
     return seq < c->first_seq + SEQ_MAX ? seq : c->first_seq + SEQ_MAX;
@@ -93,15 +107,16 @@ static void replace(struct supervisor *sv, struct child *old, int status)
 {
     struct child *c = &sv->child;
     unsigned wait = back_off(sv, c);
+    supervisor_upgrade_fail(sv, "the server process crashed meanwhile");
     bool refused = status >= 0 && WIFEXITED(status) && !c->ready; /* and has said why */
     if (!refused)
         supervisor_identify(sv, c, status);
-    if (last_seq(c) > sv->seq)
-        sv->seq = last_seq(c);
+    if (supervisor_last_seq(c) > sv->seq)
+        sv->seq = supervisor_last_seq(c);
     notify_restarting(refused ? "the server process could not start again"
                               : "the server process crashed: another one is started");
     *old = *c; /* its wire stays open until it is dead: else it would drain our sockets */
-    *c = (struct child){ .wire = -1 };
+    *c = (struct child){ .wire = -1, .area_fd = -1 };
     if (wait == 0)
         spawn(sv);
     else
@@ -153,9 +168,8 @@ static void take_config(struct supervisor *sv, struct wire_message *m)
     buf_fini(&text);
 }
 
-static void close_listeners(struct supervisor *sv, const struct wire_close *which)
+void supervisor_closes(struct listeners *ls, const struct wire_close *which)
 {
-    struct listeners *ls = sv->held.listeners;
     for (unsigned i = which->first; i < ls->n && i - which->first < which->count; i++) {
         if (ls->all[i].fd >= 0)
             close(ls->all[i].fd);
@@ -178,19 +192,19 @@ static void take_vitals(const struct supervisor *sv, struct vitals *v)
     notify_vitals(v);
 }
 
-static void act_on_message(struct supervisor *sv, struct wire_message *m)
+static void act_on_message(struct supervisor *sv, struct child *c, struct wire_message *m)
 {
-    struct child *c = &sv->child;
     switch (m->type) {
     case WIRE_READY:
         c->ready = sv->served = true;
+        snprintf(c->version, sizeof c->version, "%s", m->body.ready.version);
         break;
     case WIRE_LEAVING:
         c->leaving = true;
         notify_leaving();
         break;
     case WIRE_CLOSE:
-        close_listeners(sv, &m->body.close);
+        supervisor_closes(sv->held.listeners, &m->body.close);
         break;
     case WIRE_CONFIG:
         take_config(sv, m);
@@ -199,7 +213,16 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
         reopen_log();
         break;
     case WIRE_SHARED:
-        supervisor_take_block(sv, m);
+        supervisor_take_block(&sv->blocks, m);
+        break;
+    case WIRE_UPGRADE:
+        supervisor_upgrade_begin(sv, m);
+        break;
+    case WIRE_YIELDED:
+        supervisor_upgrade_yielded(sv);
+        break;
+    case WIRE_SERVING:
+        supervisor_upgrade_serving(sv);
         break;
     case WIRE_CRASH:
         child_crashed(sv);
@@ -214,18 +237,19 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
 
 /* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
    told by waitpid. */
-static void listen_to_child(struct supervisor *sv, int most)
+static void listen_to(struct supervisor *sv, struct child *c, int most,
+                      void (*act)(struct supervisor *, struct child *, struct wire_message *))
 {
-    struct child *c = &sv->child;
     struct wire_message m;
     for (int i = 0; i < most && c->wire >= 0; i++) {
         switch (wire_receive(c->wire, &m, 0)) {
         case WIRE_GOT:
-            act_on_message(sv, &m);
+            act(sv, c, &m);
             break;
         case WIRE_NOTHING:
             return;
         case WIRE_NONSENSE:
+        case WIRE_OTHER:
             log_msg(LOG_ERROR, "crash",
                     "the server process talks nonsense to its supervisor: it is "
                     "killed");
@@ -236,6 +260,32 @@ static void listen_to_child(struct supervisor *sv, int most)
             c->wire = -1;
         }
     }
+}
+
+static void act_on_next(struct supervisor *sv, struct child *c, struct wire_message *m)
+{
+    (void)c;
+    supervisor_upgrade_next_said(sv, m);
+}
+
+/* It closes what nobody goes on with; all else is not its business any more. */
+static void act_on_old(struct supervisor *sv, struct child *c, struct wire_message *m)
+{
+    struct old *old = container_of(c, struct old, child);
+    (void)sv;
+    if (m->type == WIRE_CLOSE) {
+        supervisor_closes(old->listeners, &m->body.close);
+        listeners_unlink(old->listeners);
+    }
+    wire_close_fds(m);
+}
+
+static void listen_to_child(struct supervisor *sv, int most)
+{
+    listen_to(sv, &sv->child, most, act_on_message);
+    listen_to(sv, &sv->up.next, most, act_on_next);
+    for (size_t i = 0; i < OLD_MAX; i++)
+        listen_to(sv, &sv->old[i].child, most, act_on_old);
 }
 
 /* ---- The dead -------------------------------------------------------------------------------- */
@@ -254,9 +304,9 @@ static bool is_over(const struct supervisor *sv)
 /* Told of and reaped: nothing of it stays. */
 static void bury(struct supervisor *sv, struct child *c)
 {
-    uint64_t seq = last_seq(c);
+    uint64_t first = c->first_seq, last = supervisor_last_seq(c);
     supervisor_forget(c);
-    stage_remove_until(sv->held.stage, seq);
+    stage_remove_between(sv->held.stage, first, last);
 }
 
 static void child_ended(struct supervisor *sv, int status)
@@ -271,8 +321,32 @@ static void child_ended(struct supervisor *sv, int status)
     }
     if (WIFSIGNALED(status) && !forced)
         supervisor_crash(sv, c, status);
-    sv->exit_status = forced ? 128 + sv->kill_signo : status_of(status);
+    sv->ended = forced ? 128 + sv->kill_signo : status_of(status);
+    supervisor_upgrade_fail(sv, "the server is told to end");
     supervisor_forget(c);
+}
+
+static void old_ended(struct supervisor *sv, struct old *old, int status)
+{
+    struct child *c = &old->child;
+    if (WIFSIGNALED(status) && (old->until_ms != 0 || WTERMSIG(status) != SIGKILL))
+        supervisor_crash(sv, c, status);
+    log_msg(LOG_INFO, "upgrade", "process %d, whose place was taken, has ended: %s %d", (int)c->pid,
+            WIFSIGNALED(status) ? "signal" : "exit status",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    listeners_free(old->listeners);
+    uint64_t first = c->first_seq;
+    supervisor_forget(c);
+    stage_remove_between(sv->held.stage, first, old->last_seq);
+    *old = (struct old){ .child = { .wire = -1, .area_fd = -1 } };
+}
+
+static bool old_ones(const struct supervisor *sv)
+{
+    for (size_t i = 0; i < OLD_MAX; i++)
+        if (sv->old[i].child.pid != 0)
+            return true;
+    return sv->up.next.pid != 0;
 }
 
 static void dying_ended(struct supervisor *sv, struct child *c, int status)
@@ -292,6 +366,13 @@ static void reap(struct supervisor *sv)
             child_ended(sv, status);
             continue;
         }
+        if (supervisor_upgrade_ended(sv, pid, status))
+            continue;
+        for (size_t i = 0; i < OLD_MAX; i++)
+            if (sv->old[i].child.pid == pid) {
+                listen_to_child(sv, LAST_WORDS);
+                old_ended(sv, &sv->old[i], status);
+            }
         for (size_t i = 0; i < DYING_MAX; i++)
             if (sv->dying[i].pid == pid)
                 dying_ended(sv, &sv->dying[i], status);
@@ -301,20 +382,31 @@ static void reap(struct supervisor *sv)
 /* ---- Signals --------------------------------------------------------------------------------- */
 
 /* By the wire; by a plain signal when that is full, because the server does not read. */
-static void pass_on(struct supervisor *sv, int signo)
+static void pass_to(struct child *c, int signo)
 {
-    struct child *c = &sv->child;
     struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
     if (c->pid != 0 && (c->wire < 0 || wire_send(c->wire, &m, 0) != 0))
         kill(c->pid, signo);
+}
+
+static void pass_on(struct supervisor *sv, int signo)
+{
+    pass_to(&sv->child, signo);
 }
 
 static void stop(struct supervisor *sv, int signo)
 {
     notify_leaving();
     bool at_once = signo == SIGQUIT || signals_stop(&sv->stop, clock_ms()) == SIGNALS_EXIT;
+    supervisor_upgrade_fail(sv, "the server is told to end");
+    for (size_t i = 0; i < OLD_MAX; i++)
+        pass_to(&sv->old[i].child, signo);
     if (sv->child.pid == 0) { /* nothing runs: what crashed is not started again */
-        sv->exit_status = sv->crashed.signo > 0 ? 128 + sv->crashed.signo : 128 + signo;
+        if (sv->ended < 0)
+            sv->ended = sv->crashed.signo > 0 ? 128 + sv->crashed.signo : 128 + signo;
+        sv->restart_at_ms = 0;
+        if (at_once && sv->kill_at_ms == 0)
+            sv->kill_at_ms = clock_ms() + FORCE_MS;
         return;
     }
     sv->child.leaving = true;
@@ -355,6 +447,9 @@ static int wait_ms(const struct supervisor *sv)
     uint64_t at = sooner(sv->restart_at_ms, sv->kill_at_ms), now = clock_ms();
     if (notify_flush())
         at = sooner(at, now + NOTIFY_MS);
+    at = sooner(at, supervisor_upgrade_wakes(sv));
+    if (sv->up.phase == UP_OVER)
+        return 0;
     if (at == 0)
         return -1;
     return at <= now ? 0 : at - now < 60000 ? (int)(at - now) : 60000;
@@ -365,34 +460,65 @@ static void look_at_clock(struct supervisor *sv)
     uint64_t now = clock_ms();
     if (sv->restart_at_ms != 0 && now >= sv->restart_at_ms)
         spawn(sv);
-    if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms && sv->child.pid != 0) {
-        kill(sv->child.pid, SIGKILL);
+    if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms && (sv->child.pid != 0 || old_ones(sv))) {
+        if (sv->child.pid != 0)
+            kill(sv->child.pid, SIGKILL);
+        for (size_t i = 0; i < OLD_MAX; i++)
+            if (sv->old[i].child.pid != 0)
+                kill(sv->old[i].child.pid, SIGKILL);
         sv->kill_at_ms = now + FORCE_MS;
     }
+    supervisor_upgrade_clock(sv, now);
+}
+
+/* In place: whoever watches us sees the same process. What cannot be is told, and we go on. */
+static void upgrade_over(struct supervisor *sv)
+{
+    struct err err;
+    struct supervisor_upgrade *up = &sv->up;
+    if (sv->exit_status >= 0 || sv->ended >= 0 || sv->child.leaving) {
+        supervisor_upgrade_answer(sv);
+        return;
+    }
+    if (up->can_follow)
+        supervisor_exec(sv, &err);
+    else
+        err_set(&err, "the new program takes its state in another form");
+    snprintf(up->note, sizeof up->note, "the supervisor goes on as the program that it was: %.180s",
+             err.text);
+    log_msg(LOG_ERROR, "upgrade", "%s", up->note);
+    supervisor_upgrade_answer(sv);
 }
 
 static void turn(struct supervisor *sv)
 {
     int log_to = log_drain();
-    struct pollfd fds[] = {
-        { .fd = sv->signal_fd, .events = POLLIN },
-        { .fd = sv->child.wire, .events = POLLIN },
-        { .fd = sv->log_fd, .events = POLLIN },
-        { .fd = log_to, .events = POLLOUT },
+    struct pollfd fds[6 + OLD_MAX] = {
+        { .fd = sv->signal_fd, .events = POLLIN },    { .fd = sv->child.wire, .events = POLLIN },
+        { .fd = sv->log_fd, .events = POLLIN },       { .fd = log_to, .events = POLLOUT },
+        { .fd = sv->up.next.wire, .events = POLLIN }, { .fd = sv->up.err_fd, .events = POLLIN },
     };
-    poll(fds, log_to >= 0 ? 4 : 3, wait_ms(sv));
+    for (size_t i = 0; i < OLD_MAX; i++)
+        fds[6 + i] = (struct pollfd){ .fd = sv->old[i].child.wire, .events = POLLIN };
+    poll(fds, ARRAY_LEN(fds), wait_ms(sv)); /* what is -1 is passed over */
     for (int signo; sv->exit_status < 0 && (signo = signals_next(sv->signal_fd)) != 0;)
         act_on_signal(sv, signo);
     listen_to_child(sv, BURST);
+    supervisor_upgrade_read(sv);
     reap(sv);
     if (sv->exit_status < 0)
         look_at_clock(sv);
+    if (sv->up.phase == UP_OVER)
+        upgrade_over(sv);
+    if (sv->ended >= 0 && sv->exit_status < 0 && !old_ones(sv))
+        sv->exit_status = sv->ended;
 }
 
 /* ---- Begin and end --------------------------------------------------------------------------- */
 
 static int open_all(struct supervisor *sv, struct err *err)
 {
+    supervisor_own_path(sv->path);
     const struct config *c = sv->held.config;
     sv->exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     if (sv->exe < 0)
@@ -423,9 +549,21 @@ static void close_all(struct supervisor *sv)
     held->config = NULL;
 }
 
+static int run(struct supervisor *sv)
+{
+    while (sv->exit_status < 0)
+        turn(sv);
+    close_all(sv);
+    log_flush(FLUSH_MS);
+    log_stop();
+    return sv->exit_status;
+}
+
 static int serve(struct supervisor *sv)
 {
     struct err err;
+    for (size_t i = 0; i < OLD_MAX; i++)
+        sv->old[i].child = (struct child){ .wire = -1, .area_fd = -1 };
     if (open_all(sv, &err) != 0) {
         log_flush(FLUSH_MS);
         fprintf(stderr, "graftd: %s\n", err.text);
@@ -433,12 +571,15 @@ static int serve(struct supervisor *sv)
     }
     if (sv->exit_status < 0)
         spawn(sv);
-    while (sv->exit_status < 0)
-        turn(sv);
-    close_all(sv);
-    log_flush(FLUSH_MS);
-    log_stop();
-    return sv->exit_status;
+    return run(sv);
+}
+
+/* The same process a moment ago was another program. */
+static int go_on(struct supervisor *sv)
+{
+    supervisor_upgrade_answer(sv);
+    reap(sv); /* a signal of that kind may have been lost on the way */
+    return run(sv);
 }
 
 int supervisor_run(const struct options *options, char **argv)
@@ -451,7 +592,12 @@ int supervisor_run(const struct options *options, char **argv)
     if (wire == -2)
         return 1;
     thread_kind = THREAD_CONTROL;
-    struct config *config = config_load(options, environ, &err);
+    sv->argv = argv;
+    sv->held.options = options;
+    int resumed = supervisor_resume(sv, &err);
+    if (resumed == 0)
+        return go_on(sv);
+    struct config *config = resumed > 0 ? config_load(options, environ, &err) : NULL;
     if (config == NULL) {
         fprintf(stderr, "graftd: %s\n", err.text);
         return 1;
@@ -459,8 +605,6 @@ int supervisor_run(const struct options *options, char **argv)
     notify_open();
     if (!config->supervise)
         return control_run(options, environ, config);
-    sv->argv = argv;
-    sv->held.options = options;
     sv->held.config = config;
     return serve(sv);
 }

@@ -4,6 +4,7 @@
 
 #include "run/crash_area.h"
 #include "run/server.h"
+#include "run/supervisor_state.h"
 #include "run/supervisor_wire.h"
 
 /* One server process. */
@@ -11,10 +12,12 @@ struct child {
     pid_t pid; /* 0: none */
     int wire;  /* -1: closed */
     struct crash_area *area;
+    int area_fd; /* the same memory; -1: none */
     uint64_t started_ms, first_seq;
     bool ready;
     bool leaving; /* it was told to end, or said so */
     bool told;    /* its crash was logged */
+    char version[64]; /* of graftd, as it said; "": not ready yet */
 };
 
 /* A block of graft_shared, for every server process (supervisor_shared.c). */
@@ -25,6 +28,47 @@ struct supervisor_block {
 struct supervisor_blocks {
     struct supervisor_block *all;
     size_t n;
+};
+
+/* What another process is started with. */
+struct launch {
+    int exe, config_fd, state_lock;
+    unsigned workers;
+    const struct listeners *listeners;
+    const struct supervisor_blocks *blocks;
+    int stderr_fd; /* -1: ours */
+    bool standby;
+    uint64_t seq; /* the last number of a staged copy that may be taken */
+};
+
+/* One that another has taken the place of, and that finishes what it began. */
+#define OLD_MAX 4
+struct old {
+    struct child child;          /* pid 0: none */
+    struct listeners *listeners; /* the set it knows; what goes on with others is -1 in it */
+    uint64_t until_ms;           /* SIGKILL then: its drain has a deadline of its own */
+    uint64_t last_seq;
+};
+
+/* supervisor_upgrade.c. OVER: the new one serves; it remains to become the new program, to answer. */
+enum upgrade_phase { UP_OFF, UP_STARTING, UP_YIELDING, UP_SERVING, UP_OVER, UP_FAILED };
+struct supervisor_upgrade {
+    enum upgrade_phase phase;
+    struct child next; /* until it serves; FAILED: until it is reaped */
+    struct listeners *listeners;
+    struct config *config;
+    int config_fd, exe;
+    int state_lock; /* of another state_dir; -1: the same */
+    unsigned workers;
+    struct supervisor_blocks blocks;
+    char path[PATH_MAX];
+    bool can_follow; /* the new program understands our state */
+    int err_fd;      /* what it writes to stderr until it serves; -1: nothing */
+    char said[2048]; /* the end of that */
+    size_t nsaid;
+    uint64_t began_ms, until_ms;
+    int32_t old_pid, new_pid; /* who is to be answered; whom it is about */
+    char old_version[64], new_version[64], note[256];
 };
 
 #define DYING_MAX 16 /* crashed, and perhaps still writing their core */
@@ -48,17 +92,48 @@ struct supervisor {
     struct wire_crashed crashed; /* the last one, for the next process */
     bool after_crash;
     struct supervisor_blocks blocks;
+    struct old old[OLD_MAX];
+    struct supervisor_upgrade up;
+    char path[PATH_MAX]; /* what we were started from */
+    int ended;           /* the server's exit status; -1: none */
     uint64_t seq;    /* the last number of a staged copy that any of them may have used */
     int exit_status; /* -1: go on */
 };
 
-/* supervisor_spawn.c: starts sv->child and hands it everything. -1: it is not there. */
-int supervisor_spawn(struct supervisor *sv, struct err *err);
+/* supervisor_spawn.c: starts `c` and hands it everything. -1: it is not there. */
+int supervisor_spawn(struct supervisor *sv, struct child *c, const struct launch *how,
+                     struct err *err);
+/* The last number of a copy that it may have made. */
+uint64_t supervisor_last_seq(const struct child *c);
 void supervisor_forget(struct child *c); /* closes and unmaps what belonged to it */
 
 /* supervisor_shared.c: a WIRE_SHARED of the server, and all of them for the next one. */
-void supervisor_take_block(struct supervisor *sv, struct wire_message *m);
-int supervisor_hand_blocks(const struct supervisor *sv, int wire);
+void supervisor_take_block(struct supervisor_blocks *bs, struct wire_message *m);
+int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire);
+int supervisor_copy_blocks(struct supervisor_blocks *to, const struct supervisor_blocks *from);
+bool supervisor_add_block(struct supervisor_blocks *bs, const struct shared_key *key, int fd);
+void supervisor_free_blocks(struct supervisor_blocks *bs);
+
+/* supervisor_upgrade.c. What the serving process, the one in waiting and old ones say; all return
+   false for what is not theirs to say. */
+void supervisor_upgrade_begin(struct supervisor *sv, struct wire_message *m);
+void supervisor_upgrade_yielded(struct supervisor *sv);
+void supervisor_upgrade_serving(struct supervisor *sv);
+void supervisor_upgrade_next_said(struct supervisor *sv, struct wire_message *m);
+/* Nothing is changed, and whoever asked is told; without an upgrade that can still fail: nothing. */
+void supervisor_upgrade_fail(struct supervisor *sv, const char *why);
+bool supervisor_upgrade_ended(struct supervisor *sv, pid_t pid, int status); /* was it the next? */
+void supervisor_upgrade_clock(struct supervisor *sv, uint64_t now);
+uint64_t supervisor_upgrade_wakes(const struct supervisor *sv); /* 0: no need */
+void supervisor_upgrade_read(struct supervisor *sv);            /* its stderr */
+void supervisor_upgrade_answer(struct supervisor *sv);          /* OVER: the last step */
+void supervisor_closes(struct listeners *ls, const struct wire_close *which);
+
+/* supervisor_exec.c: becomes the program at sv->exe, in place. Returns when it cannot: why. */
+void supervisor_exec(struct supervisor *sv, struct err *err);
+/* We are that program: 0, all is as it was; 1: we are not; -1: what was handed over is unfit. */
+int supervisor_resume(struct supervisor *sv, struct err *err);
+void supervisor_own_path(char out[PATH_MAX]); /* what this program was started from */
 
 /* supervisor_crash.c: whose code it was, for the next process. `status` as of waitpid, or -1: it
    still dies. */

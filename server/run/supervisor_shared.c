@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,7 +33,7 @@ static void drop(struct supervisor_blocks *bs, const struct shared_key *key)
 }
 
 /* The newest counts: perhaps it was never heard that the one before is not needed any more. */
-static bool add(struct supervisor_blocks *bs, const struct shared_key *key, int fd)
+bool supervisor_add_block(struct supervisor_blocks *bs, const struct shared_key *key, int fd)
 {
     drop(bs, key);
     if (bs->n == BLOCKS_MAX)
@@ -45,12 +46,12 @@ static bool add(struct supervisor_blocks *bs, const struct shared_key *key, int 
     return true;
 }
 
-void supervisor_take_block(struct supervisor *sv, struct wire_message *m)
+void supervisor_take_block(struct supervisor_blocks *bs, struct wire_message *m)
 {
     const struct shared_key *key = &m->body.shared;
     if (m->nfds == 0) {
-        drop(&sv->blocks, key);
-    } else if (add(&sv->blocks, key, m->fds[0])) {
+        drop(bs, key);
+    } else if (supervisor_add_block(bs, key, m->fds[0])) {
         m->nfds = 0;
     } else {
         log_msg(LOG_WARN, "state", "the shared block %s of %s will not survive a crash: no room",
@@ -59,14 +60,38 @@ void supervisor_take_block(struct supervisor *sv, struct wire_message *m)
     }
 }
 
-int supervisor_hand_blocks(const struct supervisor *sv, int wire)
+int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire)
 {
-    for (size_t i = 0; i < sv->blocks.n; i++) {
+    for (size_t i = 0; i < bs->n; i++) {
         struct wire_message m = { .type = WIRE_SHARED, .nfds = 1 };
-        m.body.shared = sv->blocks.all[i].key;
-        m.fds[0] = sv->blocks.all[i].fd;
+        m.body.shared = bs->all[i].key;
+        m.fds[0] = bs->all[i].fd;
         if (wire_send(wire, &m, HAND_BLOCK_MS) != 0)
             return -1;
     }
     return 0;
+}
+
+/* For the next process, which adds and drops blocks of its own while this one still serves. */
+int supervisor_copy_blocks(struct supervisor_blocks *to, const struct supervisor_blocks *from)
+{
+    *to = (struct supervisor_blocks){ 0 };
+    for (size_t i = 0; i < from->n; i++) {
+        int fd = fcntl(from->all[i].fd, F_DUPFD_CLOEXEC, 0);
+        if (fd >= 0 && supervisor_add_block(to, &from->all[i].key, fd))
+            continue;
+        if (fd >= 0)
+            close(fd);
+        supervisor_free_blocks(to);
+        return -1;
+    }
+    return 0;
+}
+
+void supervisor_free_blocks(struct supervisor_blocks *bs)
+{
+    for (size_t i = 0; i < bs->n; i++)
+        close(bs->all[i].fd);
+    free(bs->all);
+    *bs = (struct supervisor_blocks){ 0 };
 }

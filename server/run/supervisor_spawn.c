@@ -17,11 +17,13 @@
 #define HAND_OVER_MS 10000 /* for each message; the server reads them first of all */
 
 /* The environment holds the number of the descriptor; the arguments are ours. */
-_Noreturn static void become_server(const struct supervisor *sv, int wire)
+_Noreturn static void become_server(const struct supervisor *sv, const struct launch *how, int wire)
 {
     setpgid(0, 0);
+    if (how->stderr_fd >= 0)
+        dup2(how->stderr_fd, STDERR_FILENO);
     if (fcntl(wire, F_SETFD, 0) == 0)
-        fexecve(sv->exe, sv->argv, environ);
+        fexecve(how->exe, sv->argv, environ);
     fprintf(stderr, "graftd: cannot start the server process: %s\n", strerror(errno));
     _exit(1);
 }
@@ -37,7 +39,8 @@ static int share_area(struct child *c, struct err *err)
         return err_set(err, "cannot map memory to share: %s", strerror(errno));
     }
     c->area = at;
-    return fd;
+    c->area_fd = fd;
+    return 0;
 }
 
 /* ---- Handing over ---------------------------------------------------------------------------- */
@@ -50,31 +53,33 @@ static void add_fd(struct wire_message *m, enum wire_fd which, int fd)
     m->fds[m->nfds++] = fd;
 }
 
-static int hello(const struct supervisor *sv, int wire, int area, uint64_t seq)
+static int hello(const struct supervisor *sv, const struct child *c, const struct launch *how)
 {
     const struct server *held = &sv->held;
     struct wire_message m = { .type = WIRE_HELLO };
     struct wire_hello *h = &m.body.hello;
-    h->workers = held->nworkers;
-    h->listeners = held->listeners->n;
+    h->workers = how->workers;
+    h->listeners = how->listeners->n;
     h->restarts = sv->starts;
+    h->standby = how->standby;
     h->vitals_ms = notify_every_ms();
-    h->seq = seq;
+    h->seq = how->seq;
     snprintf(h->stage_name, sizeof h->stage_name, "%s", stage_name(held->stage));
     snprintf(h->stage_path, sizeof h->stage_path, "%s", stage_path(held->stage));
     snprintf(h->control_path, sizeof h->control_path, "%s", held->control.path);
     h->control_dev = held->control.dev;
     h->control_ino = held->control.ino;
-    add_fd(&m, WIRE_FD_AREA, area);
-    add_fd(&m, WIRE_FD_CONFIG, sv->config_fd);
+    add_fd(&m, WIRE_FD_AREA, c->area_fd);
+    add_fd(&m, WIRE_FD_CONFIG, how->config_fd);
     add_fd(&m, WIRE_FD_STAGE_LOCK, stage_lock_fd(held->stage));
     add_fd(&m, WIRE_FD_STAGE, stage_dir_fd(held->stage));
     add_fd(&m, WIRE_FD_STAGE_ROOT, stage_root_fd(held->stage));
     add_fd(&m, WIRE_FD_PROVEN, sv->proven_fd);
     add_fd(&m, WIRE_FD_CONTROL, held->control.fd);
-    add_fd(&m, WIRE_FD_LOG, log_descriptor());
-    add_fd(&m, WIRE_FD_STATE_LOCK, held->state_lock);
-    return wire_send(wire, &m, HAND_OVER_MS);
+    int log = log_descriptor(); /* its stderr may not be ours yet */
+    add_fd(&m, WIRE_FD_LOG, log < 0 && how->stderr_fd >= 0 ? STDERR_FILENO : log);
+    add_fd(&m, WIRE_FD_STATE_LOCK, how->state_lock);
+    return wire_send(c->wire, &m, HAND_OVER_MS);
 }
 
 static int hand_listener(const struct listener *l, enum wire_type type, int wire)
@@ -91,17 +96,18 @@ static int hand_listener(const struct listener *l, enum wire_type type, int wire
     return wire_send(wire, &m, HAND_OVER_MS);
 }
 
-static int hand_over(const struct supervisor *sv, int wire, int area, uint64_t seq)
+static int hand_over(const struct supervisor *sv, const struct child *c, const struct launch *how)
 {
-    const struct listeners *ls = sv->held.listeners;
+    const struct listeners *ls = how->listeners;
     const struct listener *ops = &sv->held.ops_listener;
     struct wire_message crashed = { .type = WIRE_CRASHED, .body.crashed = sv->crashed };
     struct wire_message begin = { .type = WIRE_BEGIN };
-    if (hello(sv, wire, area, seq) != 0)
+    int wire = c->wire;
+    if (hello(sv, c, how) != 0)
         return -1;
-    if (sv->after_crash && wire_send(wire, &crashed, HAND_OVER_MS) != 0)
+    if (sv->after_crash && !how->standby && wire_send(wire, &crashed, HAND_OVER_MS) != 0)
         return -1;
-    if (supervisor_hand_blocks(sv, wire) != 0)
+    if (supervisor_hand_blocks(how->blocks, wire) != 0)
         return -1;
     if (ops->fd >= 0 && hand_listener(ops, WIRE_OPS, wire) != 0)
         return -1;
@@ -115,7 +121,7 @@ static int hand_over(const struct supervisor *sv, int wire, int area, uint64_t s
 
 /* ---- Starting -------------------------------------------------------------------------------- */
 
-static pid_t fork_server(const struct supervisor *sv, const int wire[2])
+static pid_t fork_server(const struct supervisor *sv, const struct launch *how, const int wire[2])
 {
     char number[16];
     snprintf(number, sizeof number, "%d", wire[1]);
@@ -123,17 +129,17 @@ static pid_t fork_server(const struct supervisor *sv, const int wire[2])
         return -1;
     pid_t pid = fork();
     if (pid == 0)
-        become_server(sv, wire[1]);
+        become_server(sv, how, wire[1]);
     int saved = errno;
     unsetenv(WIRE_VARIABLE);
     errno = saved;
     return pid;
 }
 
-static int start(struct supervisor *sv, int wire[2], int area, struct err *err)
+static int start(struct supervisor *sv, struct child *c, const struct launch *how, int wire[2],
+                 struct err *err)
 {
-    struct child *c = &sv->child;
-    c->pid = fork_server(sv, wire);
+    c->pid = fork_server(sv, how, wire);
     close(wire[1]);
     if (c->pid < 0) {
         c->pid = 0;
@@ -143,30 +149,28 @@ static int start(struct supervisor *sv, int wire[2], int area, struct err *err)
     setpgid(c->pid, c->pid); /* whoever of us is first: no signal to our group may reach it */
     c->wire = wire[0];
     c->started_ms = clock_ms();
-    c->first_seq = sv->seq;
+    c->first_seq = how->seq;
     /* Should it fail, then because the process has ended: that we learn in any case. Else it does
        not read, and must end. */
-    if (hand_over(sv, c->wire, area, sv->seq) != 0 && errno != EPIPE)
+    if (hand_over(sv, c, how) != 0 && errno != EPIPE)
         kill(c->pid, SIGKILL);
     sv->starts++;
     return 0;
 }
 
-int supervisor_spawn(struct supervisor *sv, struct err *err)
+int supervisor_spawn(struct supervisor *sv, struct child *c, const struct launch *how,
+                     struct err *err)
 {
-    struct child *c = &sv->child;
     struct err
         ignored; /* of a folder that cannot be made again, the server's next copy will tell */
     int wire[2];
-    *c = (struct child){ .wire = -1 };
+    *c = (struct child){ .wire = -1, .area_fd = -1 };
     stage_renew(sv->held.stage, &ignored);
-    int area = share_area(c, err);
-    if (area < 0)
-        return -1;
-    int rc = wire_open(wire, err);
+    int rc = share_area(c, err);
     if (rc == 0)
-        rc = start(sv, wire, area, err);
-    close(area);
+        rc = wire_open(wire, err);
+    if (rc == 0)
+        rc = start(sv, c, how, wire, err);
     if (rc != 0)
         supervisor_forget(c);
     return rc;
@@ -178,5 +182,7 @@ void supervisor_forget(struct child *c)
         close(c->wire);
     if (c->area != NULL)
         munmap(c->area, sizeof *c->area);
-    *c = (struct child){ .wire = -1 };
+    if (c->area_fd >= 0)
+        close(c->area_fd);
+    *c = (struct child){ .wire = -1, .area_fd = -1 };
 }

@@ -12,7 +12,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MAGIC 0x67726674u
+#define MAGIC_MASK 0xffffff00u
+#define MAGIC      (0x67726600u | WIRE_VERSION)
+
+unsigned wire_peer_version = WIRE_VERSION;
+const unsigned wire_version = WIRE_VERSION;
 
 struct head {
     uint32_t magic, type;
@@ -29,12 +33,19 @@ static const struct {
     [WIRE_LISTENER] = { sizeof(struct wire_listener), 1, 1 },
     [WIRE_BEGIN] = { 0, 0, 0 },
     [WIRE_SIGNAL] = { sizeof(struct wire_signal), 0, 0 },
-    [WIRE_READY] = { 0, 0, 0 },
+    [WIRE_READY] = { sizeof(struct wire_ready), 0, 0 },
     [WIRE_LEAVING] = { 0, 0, 0 },
     [WIRE_CLOSE] = { sizeof(struct wire_close), 0, 0 },
     [WIRE_CONFIG] = { 0, 1, 1 },
     [WIRE_REOPEN] = { 0, 0, 0 },
     [WIRE_SHARED] = { sizeof(struct shared_key), 0, 1 },
+    [WIRE_UPGRADE] = { sizeof(struct wire_upgrade), 0, 1 },
+    [WIRE_GOES_ON] = { sizeof(struct wire_close), 0, 0 },
+    [WIRE_YIELD] = { 0, 0, 0 },
+    [WIRE_YIELDED] = { 0, 0, 0 },
+    [WIRE_SERVE] = { 0, 1, 1 },
+    [WIRE_SERVING] = { 0, 0, 0 },
+    [WIRE_UPGRADED] = { sizeof(struct wire_upgraded), 0, 0 },
     [WIRE_CRASH] = { 0, 0, 0 },
     [WIRE_VITALS] = { sizeof(struct vitals), 0, 0 },
 };
@@ -150,7 +161,13 @@ static bool hello_fits(const struct wire_hello *h, unsigned nfds)
                           1u << WIRE_FD_STAGE | 1u << WIRE_FD_STAGE_ROOT | 1u << WIRE_FD_PROVEN;
     return h->workers > 0 && h->workers <= WIRE_WORKERS_MAX && (h->has & must) == must &&
            h->has < 1u << WIRE_FD_COUNT && (unsigned)__builtin_popcount(h->has) == nfds &&
-           ENDS(h->stage_name) && ENDS(h->stage_path) && ENDS(h->control_path);
+           h->standby <= 1 && ENDS(h->stage_name) && ENDS(h->stage_path) && ENDS(h->control_path);
+}
+
+static bool upgraded_fits(const struct wire_upgraded *u)
+{
+    return u->over <= 1 && ENDS(u->old_version) && ENDS(u->new_version) && ENDS(u->note) &&
+           ENDS(u->error) && ENDS(u->reason);
 }
 
 static bool body_fits(const struct wire_message *m)
@@ -169,6 +186,12 @@ static bool body_fits(const struct wire_message *m)
                l->worker >= -1 && l->worker < WIRE_WORKERS_MAX && l->handed_over <= 1;
     case WIRE_SHARED:
         return ENDS(m->body.shared.plugin) && ENDS(m->body.shared.name);
+    case WIRE_READY:
+        return ENDS(m->body.ready.version);
+    case WIRE_UPGRADE:
+        return ENDS(m->body.upgrade.binary);
+    case WIRE_UPGRADED:
+        return upgraded_fits(&m->body.upgraded);
     case WIRE_VITALS:
         return m->body.vitals.state <= VITALS_LEAVING && ENDS(m->body.vitals.drain);
     case WIRE_SIGNAL:
@@ -181,6 +204,11 @@ static bool body_fits(const struct wire_message *m)
 static enum wire_result judge(const struct head *head, size_t len, bool whole,
                               struct wire_message *m)
 {
+    if (whole && len >= sizeof *head && head->magic != MAGIC &&
+        (head->magic & MAGIC_MASK) == (MAGIC & MAGIC_MASK)) {
+        wire_peer_version = head->magic & ~MAGIC_MASK;
+        return WIRE_OTHER;
+    }
     if (!whole || len < sizeof *head || head->magic != MAGIC || head->type < WIRE_HELLO ||
         head->type > WIRE_LAST)
         return WIRE_NONSENSE;
@@ -208,6 +236,7 @@ static enum wire_result receive_once(int fd, struct wire_message *m)
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? WIRE_NOTHING : WIRE_END;
     bool whole = take_fds(&msg, m) && (msg.msg_flags & MSG_TRUNC) == 0;
+    whole = whole || (head.magic != MAGIC && n >= (ssize_t)sizeof head);
     if (n == 0 && m->nfds == 0)
         return WIRE_END;
     enum wire_result result = judge(&head, (size_t)n, whole, m);

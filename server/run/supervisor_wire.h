@@ -5,8 +5,12 @@
  * mind can be silent or talk nonsense, but neither hang the other side nor make it read astray.
  *
  *   supervisor -> server   HELLO, CRASHED (after a crash), SHARED..., OPS, LISTENER..., BEGIN; then
- *                          SIGNAL
- *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH, VITALS
+ *                          SIGNAL; GOES_ON..., YIELD, UPGRADED; SERVE (to one in waiting)
+ *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH, VITALS; 
+ *                          UPGRADE, YIELDED; SERVING (one that was in waiting)
+ *
+ * Two processes may be of different versions of graftd (graftctl upgrade): each message begins with
+ * WIRE_VERSION, which changes with any of the shapes below.
  *
  * The end of file says that the other one is gone. No state; any thread, one at a time (wire_crash:
  * also from a signal's handler).
@@ -24,6 +28,9 @@
 
 #define WIRE_VARIABLE    "GRAFTD_SUPERVISOR" /* holds the number of the server's descriptor */
 #define WIRE_FDS_MAX     9
+#ifndef WIRE_VERSION
+#define WIRE_VERSION     2 /* 1 to 255 */
+#endif
 #define WIRE_SOCKET_PATH 108
 #define WIRE_WORKERS_MAX 1024
 
@@ -41,6 +48,13 @@ enum wire_type {
     WIRE_REOPEN,
     WIRE_SHARED, /* a block of graft_shared with its descriptor; without: it is not needed any more
                   */
+    WIRE_UPGRADE, /* may another server process take our place? With the new configuration's text */
+    WIRE_GOES_ON, /* these listeners are the next process's, too */
+    WIRE_YIELD,   /* the next one is ready: the store, ops and control are no longer yours */
+    WIRE_YIELDED,
+    WIRE_SERVE, /* you serve now; with the place for stderr */
+    WIRE_SERVING,
+    WIRE_UPGRADED, /* the answer to UPGRADE */
     WIRE_CRASH,
     WIRE_VITALS,
     WIRE_LAST = WIRE_VITALS
@@ -67,6 +81,7 @@ struct wire_hello {
     uint32_t listeners; /* so many LISTENER messages follow */
     uint32_t has;       /* bit i: enum wire_fd i was sent */
     uint32_t restarts;  /* server processes before this one */
+    uint32_t standby;   /* another process serves: wait for SERVE */
     uint32_t vitals_ms; /* VITALS are wanted so often; 0: never */
     uint64_t seq;       /* the last number of a staged copy; the folder is shared by all of them */
     char stage_name[64], stage_path[PATH_MAX];
@@ -96,6 +111,25 @@ struct wire_close { /* these close now, in every process of ours */
     uint32_t first, count;
 };
 
+struct wire_ready {
+    char version[64]; /* of graftd */
+    uint32_t state;   /* STATE_VERSION of supervisor_private.h */
+};
+
+struct wire_upgrade {
+    char binary[PATH_MAX]; /* "": what the supervisor was started from */
+};
+
+struct wire_upgraded {
+    uint32_t over; /* the next process serves: drain */
+    int32_t old_pid, new_pid;
+    uint64_t ms;
+    char old_version[64], new_version[64];
+    char note[256];   /* what did not go as it should, all the same; else "" */
+    char error[32];   /* not over: a word, */
+    char reason[2048]; /* and why */
+};
+
 struct wire_message {
     enum wire_type type;
     union {
@@ -104,7 +138,10 @@ struct wire_message {
         struct shared_key shared;
         struct wire_listener listener;
         struct wire_signal signal;
-        struct wire_close close;
+        struct wire_close close; /* and GOES_ON */
+        struct wire_ready ready;
+        struct wire_upgrade upgrade;
+        struct wire_upgraded upgraded;
         struct vitals vitals;
     } body;
     int fds[WIRE_FDS_MAX]; /* received ones are the caller's, close-on-exec */
@@ -119,7 +156,15 @@ int wire_send(int fd, const struct wire_message *m, unsigned ms);
 int wire_send_type(int fd, enum wire_type type); /* one without a body; does not wait */
 void wire_crash(int fd);                         /* async-signal-safe */
 
-enum wire_result { WIRE_GOT, WIRE_NOTHING, WIRE_END, WIRE_NONSENSE };
+enum wire_result {
+    WIRE_GOT,
+    WIRE_NOTHING,
+    WIRE_END,
+    WIRE_NONSENSE,
+    WIRE_OTHER /* as nonsense: a peer of another WIRE_VERSION, now in wire_peer_version */
+};
+extern unsigned wire_peer_version;
+extern const unsigned wire_version; /* ours */
 /* The next message, waiting for at most `ms`. After END and NONSENSE there is nothing to close. */
 enum wire_result wire_receive(int fd, struct wire_message *m, unsigned ms);
 void wire_close_fds(struct wire_message *m);

@@ -28,14 +28,14 @@ static void keep(const char *plugin, const char *name, uint64_t size, char mark)
     m.fds[0] = memfd_create(name, MFD_CLOEXEC);
     must(m.fds[0] >= 0 && write(m.fds[0], &mark, 1) == 1);
     m.nfds = 1;
-    supervisor_take_block(&sv, &m);
+    supervisor_take_block(&sv.blocks, &m);
     is(m.nfds, 0); /* it is the supervisor's now, or closed */
 }
 
 static void drop(const char *plugin, const char *name, uint64_t size)
 {
     struct wire_message m = about(plugin, name, size);
-    supervisor_take_block(&sv, &m);
+    supervisor_take_block(&sv.blocks, &m);
 }
 
 /* What the next server process is handed, as text: marks in their order. */
@@ -46,7 +46,7 @@ static void handed(char *marks, size_t size)
     struct wire_message m;
     size_t n = 0;
     must(wire_open(wire, &err) == 0);
-    is(supervisor_hand_blocks(&sv, wire[0]), 0);
+    is(supervisor_hand_blocks(&sv.blocks, wire[0]), 0);
     while (n + 1 < size && wire_receive(wire[1], &m, 0) == WIRE_GOT) {
         must(m.type == WIRE_SHARED && m.nfds == 1 && pread(m.fds[0], &marks[n], 1, 0) == 1);
         wire_close_fds(&m);
@@ -131,7 +131,7 @@ TEST(nobody_reads)
     keep("a", "x", 64, '1');
     must(wire_open(wire, &err) == 0);
     close(wire[1]);
-    is(supervisor_hand_blocks(&sv, wire[0]), -1);
+    is(supervisor_hand_blocks(&sv.blocks, wire[0]), -1);
     is(sv.blocks.n, 1);
     close(wire[0]);
     forget_all();

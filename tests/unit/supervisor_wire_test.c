@@ -80,13 +80,14 @@ TEST(vitals_are_checked)
     is(wire_receive(wire[0], &got, 0), WIRE_NONSENSE);
     unmake(wire);
 }
+#define MAGIC (0x67726600u | WIRE_VERSION)
 
 TEST(nonsense_is_nonsense)
 {
     static const char junk[100000];
     const uint32_t heads[][2] = {
-        { 0x67726674u, 0 },           { 0x67726674u, 99 },          { 1, WIRE_READY },
-        { 0x67726674u, WIRE_SIGNAL }, { 0x67726674u, WIRE_CONFIG }, { 0x67726674u, WIRE_HELLO }
+        { MAGIC, 0 },           { MAGIC, 99 },          { 1, WIRE_READY },
+        { MAGIC, WIRE_SIGNAL }, { MAGIC, WIRE_CONFIG }, { MAGIC, WIRE_HELLO }
     };
     int wire[2];
     struct wire_message got;
@@ -99,6 +100,24 @@ TEST(nonsense_is_nonsense)
         is(send(wire[1], junk, n, 0), n);
         is(wire_receive(wire[0], &got, 0), WIRE_NONSENSE);
     }
+    unmake(wire);
+}
+
+/* Whatever else is in it, and however long it is: the sentence about it names both versions. */
+TEST(another_version_is_told_from_nonsense)
+{
+    static uint32_t message[10000] = { MAGIC + 1, WIRE_HELLO };
+    int wire[2];
+    struct wire_message got;
+    make(wire);
+    for (size_t n = 8; n <= sizeof message; n = n * 5) {
+        is(send(wire[1], message, n, 0), n);
+        is(wire_receive(wire[0], &got, 0), WIRE_OTHER);
+        is(wire_peer_version, WIRE_VERSION + 1);
+    }
+    message[0] = MAGIC ^ 0x100;
+    is(send(wire[1], message, 8, 0), 8);
+    is(wire_receive(wire[0], &got, 0), WIRE_NONSENSE);
     unmake(wire);
 }
 
