@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 # graftctl and the control socket: every verb, exit status, JSON members, who may replace the socket.
-import errno
 import json
 import os
 import signal
@@ -194,11 +193,6 @@ def _():
     is_(s.wait_exit(), 0, "drained")
 
 
-def refused(path):
-    with socket.socket(socket.AF_UNIX) as c:
-        return c.connect_ex(path) == errno.ECONNREFUSED
-
-
 @case("the socket is private, and replaced only when nobody answers")
 def _():
     s = Server(["hello"])
@@ -210,7 +204,6 @@ def _():
     is_(s.ctl("status").returncode, 0, "the first one answers there")
     s.kill()
     ok(os.path.exists(s.control), "killed: the file stays")
-    wait_for(lambda: refused(s.control), 10, "its socket is closed")  # by the last of its threads
     second.control = s.control
     second.start()
     is_(second.ctl("status").returncode, 0, "the next server replaces it")

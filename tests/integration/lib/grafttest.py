@@ -250,6 +250,16 @@ def make_unique(so, n=None):
 
 # ---- HTTP, strictly ----
 
+def listens(path):
+    """Whether somebody accepts at this unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        try:
+            s.connect(path)
+        except OSError:
+            return False
+    return True
+
+
 class HttpError(Exception):
     """The other side's bytes are not HTTP/1.1, or do not come."""
 
@@ -671,6 +681,8 @@ class Server:
                     pass
             self.proc.wait()
             wait_for(lambda: not any(alive(pid) for pid in below), 10, "the server process is gone")
+            # Descriptors are closed by the last of a process's threads, which may end after the one that is seen.
+            wait_for(lambda: not listens(self.control), 10, "its sockets are closed")
 
     def _check(self):
         """What a sanitizer said fails the test, once."""
