@@ -2,8 +2,8 @@
  * The store opened and closed, what is told to it and what it is asked. One lock guards the model;
  * it is never held while a file is touched.
  */
-#include "plugin/barred.h"
 #include "plugin/keep_private.h"
+#include "plugin/verdict.h"
 
 #include "base/log.h"
 
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-static int64_t now_ms(void)
+int64_t keep_now_ms(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_REALTIME, &ts);
@@ -130,16 +130,39 @@ static void open_inside(struct keep *k, struct stage *stage)
         keep_folder_sweep(&k->folder, keep_is_wanted, k);
 }
 
+/* Without a file that it could be served from again: that is the folder's. */
+static void take_good(struct keep *k, const struct identity *identity)
+{
+    quarantine_remove(&k->model.quarantine, identity);
+    trials_end(&k->model.trials, identity);
+    memmove(&k->judged[1], &k->judged[0], sizeof k->judged - sizeof k->judged[0]);
+    k->judged[0] = *identity;
+}
+
 /* What the process before had answered and had not written. */
-static void take_barred(const struct barred *b, void *arg)
+static void take_verdict(const struct verdict *v, void *arg)
 {
     struct keep *k = arg;
-    if (quarantine_find(&k->model.quarantine, &b->identity) != NULL ||
-        !quarantine_add(&k->model.quarantine, &b->identity, b->reason, NULL, b->when_ms))
-        return;
-    keep_model_forget(&k->model, &b->identity);
-    trials_end(&k->model.trials, &b->identity);
+    const struct trial trial = { .identity = v->identity,
+                                 .weight = v->weight,
+                                 .held = v->held != 0 };
     k->changes++;
+    switch (v->kind) {
+    case VERDICT_BAD:
+        if (quarantine_find(&k->model.quarantine, &v->identity) == NULL)
+            quarantine_add(&k->model.quarantine, &v->identity, v->reason, NULL, v->when_ms);
+        keep_model_forget(&k->model, &v->identity);
+        trials_end(&k->model.trials, &v->identity);
+        break;
+    case VERDICT_GOOD:
+        take_good(k, &v->identity);
+        break;
+    case VERDICT_TRIAL:
+        trials_set(&k->model.trials, &trial);
+        break;
+    default:
+        trials_end(&k->model.trials, &v->identity);
+    }
 }
 
 static struct keep *open_store(const char *configured, struct stage *stage, int lock, bool behind)
@@ -157,7 +180,7 @@ static struct keep *open_store(const char *configured, struct stage *stage, int 
         return k;
     if (!k->lasting)
         open_inside(k, stage);
-    barred_each(take_barred, k);
+    verdicts_each(take_verdict, k);
     return k;
 }
 
@@ -210,11 +233,12 @@ void keep_good(struct keep *k, const struct kept *kept)
     CHECK(k, KEEP_MAGIC);
     struct kept mine = *kept;
     mine.stored = mine.synced = false;
-    mine.since_ms = now_ms();
+    mine.since_ms = keep_now_ms();
     pthread_mutex_lock(&k->lock);
     bool forgiven = quarantine_find(&k->model.quarantine, &kept->identity) != NULL;
+    if (forgiven || trials_find(&k->model.trials, &kept->identity) != NULL)
+        verdict_good(&kept->identity, mine.since_ms);
     bool done = keep_model_good(&k->model, &mine);
-    barred_remove(&kept->identity);
     k->changes++;
     pthread_mutex_unlock(&k->lock);
     if (done && forgiven)
@@ -223,6 +247,18 @@ void keep_good(struct keep *k, const struct kept *kept)
     if (!done)
         log_msg(LOG_WARN, "state", "out of memory: a version of plugin \"%s\" is not kept",
                 kept->identity.plugin);
+}
+
+bool keep_is_judged(struct keep *k, const struct identity *identity)
+{
+    bool found = false;
+    if (k == NULL)
+        return false;
+    pthread_mutex_lock(&k->lock);
+    for (size_t i = 0; i < ARRAY_LEN(k->judged) && !found; i++)
+        found = identity_same(&k->judged[i], identity);
+    pthread_mutex_unlock(&k->lock);
+    return found;
 }
 
 void keep_forget(struct keep *k, const struct identity *identity)
@@ -257,8 +293,8 @@ void keep_quarantine(struct keep *k, const struct identity *identity, const char
         return;
     CHECK(k, KEEP_MAGIC);
     pthread_mutex_lock(&k->lock);
-    bool done = quarantine_add(&k->model.quarantine, identity, reason, evidence, now_ms());
-    barred_add(identity, reason, now_ms());
+    bool done = quarantine_add(&k->model.quarantine, identity, reason, evidence, keep_now_ms());
+    verdict_bad(identity, reason, keep_now_ms());
     if (done) {
         keep_model_forget(&k->model, identity);
         trials_end(&k->model.trials, identity);

@@ -50,9 +50,9 @@ int keep_lock(const char *configured);
 
 /*
  * Opens the state folder: `configured`, else $STATE_DIRECTORY, else /var/lib/graft where that is
- * ours; judged like the stage folder. `lock`: of keep_lock, stays the caller's. When there is none, or it is unfit, in use or not ours to
- * understand, says so and keeps things in `stage` (which outlives it). NULL: no memory. Main
- * thread, before the others; may block.
+ * ours; judged like the stage folder. `lock`: of keep_lock, stays the caller's. When there is none,
+ * or it is unfit, in use or not ours to understand, says so and keeps things in `stage` (which
+ * outlives it). NULL: no memory. Main thread, before the others; may block.
  */
 struct keep *keep_open(const char *configured, struct stage *stage, int lock);
 /* It could not be opened for want of descriptors or memory, and is not to be used: whoever went on
@@ -64,10 +64,10 @@ bool keep_lacks(const struct keep *k, struct err *err);
  * and says keep_yield.
  */
 struct keep *keep_open_behind(const char *configured, struct stage *stage, int lock);
-void keep_yield(struct keep *k);                 /* [control] */
+void keep_yield(struct keep *k);                /* [control] */
 int keep_take(struct keep *k, struct err *err); /* -1: it cannot be had yet [control] */
-void keep_close(struct keep *k);             /* threads that use it have ended; takes NULL */
-const char *keep_path(const struct keep *k); /* NULL: until the restart */
+void keep_close(struct keep *k);                /* threads that use it have ended; takes NULL */
+const char *keep_path(const struct keep *k);    /* NULL: until the restart */
 
 /* All below take NULL for a store that holds nothing. */
 
@@ -98,6 +98,8 @@ bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha25
 
 /* It serves as a canary (again, with another weight); true: that is news, to be saved. */
 bool keep_trial(struct keep *k, const struct trial *trial);
+/* It has become good just before the process before this one died, which could not write it. */
+bool keep_is_judged(struct keep *k, const struct identity *identity);
 /* It does no longer. One that becomes good or quarantined is not on trial either. */
 bool keep_trial_end(struct keep *k, const struct identity *identity);
 /* It was one when the store was last told. */
@@ -115,9 +117,9 @@ size_t keep_quarantined(struct keep *k); /* how many */
 int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
                struct inbox *control, void (*idle)(void *arg), void *arg, struct err *err);
 bool keep_writes(const struct keep *k); /* not idle [control] */
-/* Something has changed: new files are copied when what they replaced is usually gone, or before the
-   next version replaces them; the rest is written a moment later, so that a row of swaps is written
-   once. With `now` all of it at once. [control] */
+/* Something has changed: new files are copied when what they replaced is usually gone, or before
+   the next version replaces them; the rest is written a moment later, so that a row of swaps is
+   written once. With `now` all of it at once. [control] */
 void keep_save(struct keep *k, bool now);
 void keep_stop(struct keep *k); /* what waits is written at once; the drain begins [control] */
 /* All of it by the caller, while there is no loader. */

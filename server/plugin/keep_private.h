@@ -25,6 +25,8 @@ struct keep_model {
     struct trials trials;
 };
 
+int64_t keep_now_ms(void); /* keep.c */
+
 void keep_model_init(struct keep_model *m);
 void keep_model_fini(struct keep_model *m);
 /* False: no memory, nothing is changed. */
@@ -76,6 +78,7 @@ bool keep_folder_has(const struct keep_folder *f, const char *sha256);
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg);
 
+#define JUDGED_MAX 16
 #define KEEP_MAGIC 0x6b656570u
 
 struct keep {
@@ -97,6 +100,9 @@ struct keep {
     struct job copy, save; /* new files; all the rest */
     bool copying, copy_again, copy_failed;
     bool saving, save_again, save_behind; /* behind: as soon as files are copied */
+    bool retrying;                        /* `later` waits to try again what failed */
+    bool stopped;                         /* a drain: nothing is tried again */
+    struct identity judged[JUDGED_MAX];   /* see keep_is_judged; newest first */
     bool lacking;                         /* see keep_lacks */
     struct err lacks;
     bool told;                            /* that it cannot be written, and it has not been since */

@@ -1,5 +1,6 @@
 /* The store's questions and changes about versions on trial (plugin/trial.h). */
 #include "plugin/keep_private.h"
+#include "plugin/verdict.h"
 
 bool keep_trial(struct keep *k, const struct trial *trial)
 {
@@ -9,6 +10,8 @@ bool keep_trial(struct keep *k, const struct trial *trial)
     pthread_mutex_lock(&k->lock);
     bool changed = trials_set(&k->model.trials, trial);
     k->changes += changed;
+    if (changed)
+        verdict_trial(trial, keep_now_ms());
     pthread_mutex_unlock(&k->lock);
     return changed;
 }
@@ -21,6 +24,8 @@ bool keep_trial_end(struct keep *k, const struct identity *identity)
     pthread_mutex_lock(&k->lock);
     bool changed = trials_end(&k->model.trials, identity);
     k->changes += changed;
+    if (changed)
+        verdict_no_trial(identity, keep_now_ms());
     pthread_mutex_unlock(&k->lock);
     return changed;
 }

@@ -2,8 +2,8 @@
  * When and how the store is written. One job at a time copies and one writes: what changes
  * meanwhile is left to the next one.
  */
-#include "plugin/barred.h"
 #include "plugin/keep_private.h"
+#include "plugin/verdict.h"
 
 #include "base/log.h"
 
@@ -12,6 +12,7 @@
 
 #define COPY_MS   20 /* the versions left behind go first */
 #define LATER_MS  100
+#define RETRY_MS  1000
 #define WRITER_MS 30000 /* has no meaning: no step of its jobs has a deadline */
 
 bool keep_is_wanted(const char *name, void *arg)
@@ -136,14 +137,14 @@ static int write_index(struct keep *k, struct err *err)
     struct buf text = { 0 };
     pthread_mutex_lock(&k->lock);
     int rc = keep_index_write(&k->model, &text);
-    uint64_t changes = k->changes, barred = barred_added();
+    uint64_t changes = k->changes, told = verdicts_added();
     pthread_mutex_unlock(&k->lock);
     rc = rc != 0 ? err_set(err, "out of memory") : keep_folder_write(&k->folder, &text, err);
     buf_fini(&text);
     pthread_mutex_lock(&k->lock);
     if (rc == 0) {
         k->written = changes;
-        barred_written(barred);
+        verdicts_written(told);
     }
     pthread_mutex_unlock(&k->lock);
     return rc;
@@ -213,12 +214,27 @@ static void submit(struct loader *loader, struct job *job, void (*work)(struct j
 
 static void save_now(struct keep *k);
 
+static int after(struct event *timer, unsigned ms)
+{
+    struct timeval delay = { .tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000 };
+    return event_add(timer, &delay);
+}
+
+/* What could not be written is, some time, without another change. Not in a drain, which waits for
+   nothing that cannot be. */
+static void retry(struct keep *k)
+{
+    if (k->stopped || k->behind || evtimer_pending(k->later, NULL))
+        return;
+    k->retrying = after(k->later, RETRY_MS) == 0;
+}
+
 static void tell_failed(struct keep *k, const struct err *err)
 {
     if (!k->told)
         log_msg(LOG_WARN, "state",
                 "good versions and the quarantine cannot be written: %s: what serves is not "
-                "touched; it is tried again with the next change",
+                "touched; it is tried again every second",
                 err->text);
     k->told = true;
 }
@@ -236,8 +252,10 @@ static void copied(struct job *job)
     struct keep *k = container_of(job, struct keep, copy);
     k->copying = false;
     k->copy_failed = job->rc != 0;
-    if (k->copy_failed)
+    if (k->copy_failed) {
         tell_failed(k, &job->err);
+        retry(k);
+    }
     if (k->copy_again) {
         k->copy_again = false;
         k->copying = true;
@@ -255,6 +273,7 @@ static void saved(struct job *job)
     k->saving = false;
     if (job->rc != 0) {
         tell_failed(k, &job->err);
+        retry(k);
     } else if (k->told && !k->copy_failed) {
         log_msg(LOG_INFO, "state", "good versions and the quarantine are written again");
         k->told = false;
@@ -289,9 +308,13 @@ static void copy_now(struct keep *k)
 
 static void late(evutil_socket_t fd, short what, void *arg)
 {
+    struct keep *k = arg;
     (void)fd;
     (void)what;
-    save_now(arg);
+    if (k->retrying)
+        copy_now(k);
+    k->retrying = false;
+    save_now(k);
 }
 
 static void copy_late(evutil_socket_t fd, short what, void *arg)
@@ -299,12 +322,6 @@ static void copy_late(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     copy_now(arg);
-}
-
-static int after(struct event *timer, unsigned ms)
-{
-    struct timeval delay = { .tv_usec = (suseconds_t)ms * 1000 };
-    return event_add(timer, &delay);
 }
 
 int keep_start(struct keep *k, struct loader *loader, struct event_base *base,
@@ -338,7 +355,9 @@ void keep_save(struct keep *k, bool now)
     CHECK(k, KEEP_MAGIC);
     if (now || evtimer_pending(k->copy_later, NULL) || after(k->copy_later, COPY_MS) != 0)
         copy_now(k);
-    if (now || (!evtimer_pending(k->later, NULL) && after(k->later, LATER_MS) != 0))
+    bool waits = evtimer_pending(k->later, NULL) && !k->retrying;
+    k->retrying = false;
+    if (now || (!waits && after(k->later, LATER_MS) != 0))
         save_now(k);
 }
 
@@ -347,6 +366,7 @@ void keep_stop(struct keep *k)
     ON_CONTROL();
     if (k == NULL || !k->usable || k->behind)
         return;
+    k->stopped = true;
     copy_now(k);
     if (!evtimer_pending(k->later, NULL))
         return;

@@ -7,15 +7,15 @@
 #ifndef GRAFT_PLUGIN_PROVEN_H
 #define GRAFT_PLUGIN_PROVEN_H
 
-#include "plugin/barred.h"
 #include "plugin/descriptor.h"
+#include "plugin/verdict.h"
 
 #define PROVEN_SIZE (256u << 10)
 
 struct proven_area {
     _Atomic(uint32_t) used; /* of bytes: whole entries */
     unsigned char bytes[PROVEN_SIZE];
-    struct barred_area barred; /* not ours: see barred.h */
+    struct verdict_area verdicts; /* not ours: see verdict.h */
 };
 
 /* From now on; without it nothing is known. */

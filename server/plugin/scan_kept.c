@@ -139,7 +139,8 @@ static bool is_unjudged(struct scan *s, struct found *f, struct kept *good)
     const struct config_plugin *cfg = config_plugin(s->config, f->plugin);
     identity_set(&identity, f->plugin, f->sha256, cfg->config_sha256);
     bool was_canary = keep_is_on_trial(s->keep, &identity, &f->trial);
-    if ((!was_canary && cfg->rollout == NULL) || !keep_find(s->keep, f->plugin, NULL, good))
+    if ((!was_canary && cfg->rollout == NULL) || keep_is_judged(s->keep, &identity) ||
+        !keep_find(s->keep, f->plugin, NULL, good))
         return false;
     if (cfg->rollout != NULL && !f->trial.held)
         f->trial.identity.plugin[0] = '\0';

@@ -85,7 +85,7 @@ static int map_proven(int fd, struct err *err)
 {
     struct proven_area *at = map_shared(fd, sizeof *at, err);
     proven_open(at);
-    barred_open(at != NULL ? &at->barred : NULL);
+    verdicts_open(at != NULL ? &at->verdicts : NULL);
     return at != NULL ? 0 : -1;
 }
 

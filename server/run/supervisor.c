@@ -24,6 +24,7 @@
 #define FORCE_MS      3000 /* from "exit at once" to SIGKILL */
 #define FLUSH_MS      1000
 #define NOTIFY_MS     100 /* until systemd is asked again for room */
+#define DYING_COPIES  16  /* that one may still make which has crashed and is not dead */
 #define SEQ_MAX       1000000000u
 #define BURST         64   /* messages that are read before anything else is looked after */
 #define LAST_WORDS    4096 /* and of one that is dead: more than the kernel has room for */
@@ -113,6 +114,8 @@ static void replace(struct supervisor *sv, struct child *old, int status)
         supervisor_identify(sv, c, status);
     if (supervisor_last_seq(c) > sv->seq)
         sv->seq = supervisor_last_seq(c);
+    if (status < 0)
+        sv->seq += DYING_COPIES;
     notify_restarting(refused ? "the server process could not start again"
                               : "the server process crashed: another one is started");
     *old = *c; /* its wire stays open until it is dead: else it would drain our sockets */
@@ -301,12 +304,34 @@ static bool is_over(const struct supervisor *sv)
     return sv->child.leaving || !sv->served;
 }
 
+/* Copies up to this number are of nobody who lives. */
+static uint64_t dead_until(const struct supervisor *sv)
+{
+    uint64_t seq = sv->seq;
+    const struct child *living[2 + DYING_MAX + OLD_MAX] = { &sv->child, &sv->up.next };
+    for (size_t i = 0; i < DYING_MAX; i++)
+        living[2 + i] = &sv->dying[i];
+    for (size_t i = 0; i < OLD_MAX; i++)
+        living[2 + DYING_MAX + i] = &sv->old[i].child;
+    for (size_t i = 0; i < ARRAY_LEN(living); i++)
+        if (living[i]->pid != 0 && living[i]->first_seq < seq)
+            seq = living[i]->first_seq;
+    return seq;
+}
+
+/* Those of the one that died, and what could not be removed earlier, for want of descriptors. */
+static void remove_copies(const struct supervisor *sv, uint64_t first, uint64_t last)
+{
+    stage_remove_between(sv->held.stage, first, last);
+    stage_remove_between(sv->held.stage, 0, dead_until(sv));
+}
+
 /* Told of and reaped: nothing of it stays. */
 static void bury(struct supervisor *sv, struct child *c)
 {
     uint64_t first = c->first_seq, last = supervisor_last_seq(c);
     supervisor_forget(c);
-    stage_remove_between(sv->held.stage, first, last);
+    remove_copies(sv, first, last);
 }
 
 static void child_ended(struct supervisor *sv, int status)

@@ -199,7 +199,10 @@ class Shop:
                 states |= {(self.file, None)}
             states |= {(stable, None) for stable, _ in states}
         now = self.seen()
-        if deaths and now not in states and self.file in self.shelf.quarantined and now in [(n, None) for n in self.may_be]:
+        # In place of a file that is quarantined, or of a canary, the newest in the index.
+        instead = {(n, None) for n in self.may_be} if self.file in self.shelf.quarantined else {
+            (n, self.file) for n in self.may_be}
+        if deaths and now not in states and now in instead:
             states.add(now)
             self.older += 1
         if now not in states:

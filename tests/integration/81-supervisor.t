@@ -136,7 +136,7 @@ def _():
         is_(restarted.get("id"), version["id"], "the next process knows whose fault it was")
         now = back(s, pid)
         is_(s.get("/crashes/pid").text.strip(), str(now), "which serves")
-        wait_for(lambda: not any(version["id"] in path for path in s.staged()), 10, "the dead process's copies are removed")
+        wait_for(lambda: not any(version["id"] + ".so" in path for path in s.staged()), 10, "the dead process's copies are removed")
         is_(len(s.staged()), 1, "the living one's stay")
         ok(s.active("crashes")["id"] != version["id"], "no id comes twice")
         is_(s.stop(), 0, "exit 0")

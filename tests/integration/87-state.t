@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import subprocess
 import sys
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -240,6 +241,11 @@ def _():
     answer = rollback(s)
     is_((answer["ok"], mark(s)), (False, 5), "what could not be kept cannot serve again")
     like(answer["reason"], "not in the store", "says so")
+    subprocess.run(["nsenter", f"--mount=/proc/{s.pid}/ns/mnt", "mount", "-o", "remount,size=1m", state(s)], check=True)
+    # Named after what broke: without another change nothing was written any more.
+    wait_for(lambda: any("written again" in e["msg"] for e in s.find_events("state")), 20, "room is made: it is written")
+    with open(f"/proc/{s.pid}/root{state(s, 'index.json')}") as f:
+        is_(json.load(f)["plugins"][0]["good"][0]["sha256"], s.active("versioned")["sha256"], "what serves is in the index")
 
 
 @case("a read-only disk: one warning, and kept until the restart", may_mount(), "mounts need root")
