@@ -12,20 +12,31 @@
  */
 #include <graft/graft.h>
 
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#define PLACES   8   /* slots that a path may have */
 #define SLOTS    256 /* paths that are told apart; all others are counted together */
 #define PATH_MAX_ 56
 #define SCHEMA   1
 #define LAST_MAX 256
 
-/* A slot is claimed by its `taken`, then named; 2 says that the name is whole. */
+/* slot.taken */
+#define FREE  0u
+#define NAMED 2u
+#define BY(pid) ((uint32_t)(pid) << 2 | 1u) /* being named by that process */
+
+/* A slot is claimed by its `taken`, then named. Who claims it leaves its process there, because a
+   process may crash in between: then nothing has been counted in the slot, and the next process
+   frees it. */
 struct slot {
-    _Atomic uint32_t taken; /* 0 free, 1 being named, 2 named */
+    _Atomic uint32_t taken; /* FREE, BY a process, NAMED */
     char path[PATH_MAX_ + 4];
     _Atomic uint64_t count;
 };
@@ -70,33 +81,54 @@ static void copy_path(char to[PATH_MAX_ + 4], graft_str path)
     memcpy(to + len, path.len > PATH_MAX_ ? "..." : "", path.len > PATH_MAX_ ? 4 : 1);
 }
 
-/* True: it is this path's slot, perhaps from now on. */
-static bool claim(struct slot *s, const char *path)
+static bool is_named(const struct slot *s)
 {
-    uint32_t free_slot = 0;
-    if (atomic_compare_exchange_strong(&s->taken, &free_slot, 1)) {
-        memcpy(s->path, path, strlen(path) + 1);
-        atomic_store_explicit(&s->taken, 2, memory_order_release);
-        return true;
-    }
-    return atomic_load_explicit(&s->taken, memory_order_acquire) == 2 &&
-           strcmp(s->path, path) == 0;
+    return atomic_load_explicit(&s->taken, memory_order_acquire) == NAMED;
 }
 
-/* Another worker may be naming the slot right now, perhaps with the same path: then there are two
-   slots of that name, and both are told. Nothing is lost. */
-static void count(struct block *b, const char *path)
+/* True: it was free, and is this path's slot from now on. */
+static bool claim(struct slot *s, const char *path)
+{
+    uint32_t free_slot = FREE;
+    if (!atomic_compare_exchange_strong(&s->taken, &free_slot, BY(getpid())))
+        return false;
+    memcpy(s->path, path, strlen(path) + 1);
+    atomic_store_explicit(&s->taken, NAMED, memory_order_release);
+    return true;
+}
+
+/* Another worker may be naming a slot right now, perhaps with the same path: then there are two
+   slots of that name, and both are told. Nothing is lost. NULL: all are taken. */
+static struct slot *slot_of(struct block *b, const char *path)
 {
     uint32_t at = hash(path);
-    atomic_fetch_add_explicit(&b->total, 1, memory_order_relaxed);
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < PLACES; i++) {
         struct slot *s = &b->slots[(at + i) % SLOTS];
-        if (!claim(s, path))
-            continue;
-        atomic_fetch_add_explicit(&s->count, 1, memory_order_relaxed);
-        return;
+        if (is_named(s) && strcmp(s->path, path) == 0)
+            return s;
     }
-    atomic_fetch_add_explicit(&b->other, 1, memory_order_relaxed);
+    for (unsigned i = 0; i < PLACES; i++)
+        if (claim(&b->slots[(at + i) % SLOTS], path))
+            return &b->slots[(at + i) % SLOTS];
+    return NULL;
+}
+
+static void count(struct block *b, const char *path)
+{
+    struct slot *s = slot_of(b, path);
+    atomic_fetch_add_explicit(&b->total, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(s ? &s->count : &b->other, 1, memory_order_relaxed);
+}
+
+/* Slots whose process is gone. One whose number another process has by now stays taken: that loses
+   a place, never a count. Other versions of this plugin may count meanwhile; they are alive. */
+static void free_dead(struct block *b)
+{
+    for (unsigned i = 0; i < SLOTS; i++) {
+        uint32_t who = atomic_load_explicit(&b->slots[i].taken, memory_order_relaxed);
+        if ((who & 3) == 1 && who != BY(0) && kill((pid_t)(who >> 2), 0) != 0 && errno == ESRCH)
+            atomic_compare_exchange_strong(&b->slots[i].taken, &who, FREE);
+    }
 }
 
 /* ---- The map --------------------------------------------------------------------------------- */
@@ -174,6 +206,7 @@ static int init(graft_self *self, void **state)
         free(c);
         return graft_fail(self, "no memory for the shared block");
     }
+    free_dead(c->block);
     pthread_mutex_init(&c->lock, NULL);
     *state = c;
     return 0;
@@ -215,7 +248,7 @@ static void tell_text(graft_req *req, struct counter *c)
     graft_set_header(req, "Content-Type", "text/plain; charset=utf-8");
     graft_printf(req, "%llu total\n%llu other\n", get(&c->block->total), get(&c->block->other));
     for (unsigned i = 0; i < SLOTS; i++)
-        if (atomic_load_explicit(&c->block->slots[i].taken, memory_order_acquire) == 2)
+        if (is_named(&c->block->slots[i]))
             graft_printf(req, "%llu %s\n", get(&c->block->slots[i].count),
                          c->block->slots[i].path);
 }
@@ -227,7 +260,7 @@ static void tell_json(graft_req *req, struct counter *c)
     graft_printf(req, "{\"total\":%llu,\"other\":%llu,\"paths\":[", get(&c->block->total),
                  get(&c->block->other));
     for (unsigned i = 0; i < SLOTS; i++) {
-        if (atomic_load_explicit(&c->block->slots[i].taken, memory_order_acquire) != 2)
+        if (!is_named(&c->block->slots[i]))
             continue;
         graft_printf(req, "%s{\"path\":\"%s\",\"count\":%llu}", comma, c->block->slots[i].path,
                      get(&c->block->slots[i].count));

@@ -41,8 +41,9 @@ struct config_rollout {
     uint64_t min_requests;            /* of either version, before one is judged */
     double max_error_rate, max_error_ratio, max_p99_ratio; /* plugin/judge.h */
     enum config_sticky sticky;
-    char *header; /* CONFIG_STICKY_HEADER: its name; else NULL */
-    bool advance; /* "auto": the verdict is carried out; else only told */
+    char *header;    /* CONFIG_STICKY_HEADER: its name; else NULL */
+    bool advance;    /* "auto": the verdict is carried out; else only told */
+    unsigned shadow; /* percent of the stable version's requests that are tried on it too */
 };
 
 /* An entry of "plugins". Plugins without an entry have none here: see config_plugin. */
@@ -183,7 +184,8 @@ void config_not_in_effect(const struct config *cfg, void (*fn)(const char *key, 
                           void *arg);
 
 /* The keys whose value differs and takes effect only at a restart (listen, workers, user, ops,
-   control, stage_dir, state_dir, offload ...): at most max names are stored; returns how many differ. */
+   control, stage_dir, state_dir, offload ...): at most max names are stored; returns how many
+   differ. */
 int config_restart_keys_changed(const struct config *a, const struct config *b, const char *names[],
                                 size_t max);
 

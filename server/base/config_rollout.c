@@ -118,6 +118,12 @@ static int read_member(struct config_rollout *r, struct str key, struct json_val
         return read_fraction(&r->max_error_ratio, v, "max_error_ratio", 1, RATIO_MAX, err);
     if (str_eq(key, STR("max_p99_ratio")))
         return read_fraction(&r->max_p99_ratio, v, "max_p99_ratio", 1, RATIO_MAX, err);
+    if (str_eq(key, STR("shadow"))) {
+        uint64_t percent = 0;
+        int rc = read_number(&percent, v, "shadow", 0, 100, err);
+        r->shadow = (unsigned)percent;
+        return rc;
+    }
     if (str_eq(key, STR("auto")))
         return config_expect(v, JSON_BOOL, "auto: expected true or false", err) != 0
                    ? -1
@@ -137,6 +143,7 @@ int config_read_rollout(struct config_rollout **out, struct json_value v, struct
                                         { "max_error_ratio", 15 },
                                         { "max_p99_ratio", 13 },
                                         { "sticky", 6 },
+                                        { "shadow", 6 },
                                         { "auto", 4 } };
     if (config_expect(v, JSON_OBJECT, "rollout: expected an object", err) != 0 ||
         config_check_keys(v, known, ARRAY_LEN(known), err) != 0)

@@ -2,7 +2,8 @@
  * The pool's queue and threads. Submitters push onto `pushed` (newest first) and post the
  * semaphore; a pool thread that got a token moves what was pushed, turned around, behind `ready`
  * and takes the first. Invariant: tokens of the semaphore = jobs on `pushed` and `ready` that no
- * thread has claimed, so a thread with a token always finds a job.
+ * thread has claimed, so a thread with a token always finds a job. A low job beyond their share is
+ * put aside, without a token, until one of its kind has ended.
  */
 #include "base/pool.h"
 
@@ -25,9 +26,12 @@ struct pool {
     _Alignas(CACHE_LINE) _Atomic(struct pool_job *) pushed;
     atomic_uint waiting; /* counted jobs that no thread has taken */
     atomic_uint running;
+    atomic_uint low_waiting;
     sem_t tokens;
     _Alignas(CACHE_LINE) pthread_mutex_t lock; /* pool threads only */
-    struct pool_job *ready, **ready_tail;      /* oldest first; protected by lock */
+    struct pool_job *ready, **ready_tail; /* oldest first; protected by lock, as what follows */
+    struct pool_job *aside, **aside_tail; /* low jobs, oldest first */
+    unsigned low_running, low_max;
 };
 
 struct member { /* what a new thread needs to know */
@@ -53,6 +57,7 @@ int pool_submit(struct pool *pool, struct pool_job *job)
         return -1;
     }
     job->counted = true;
+    job->low = false;
     push(pool, job);
     return 0;
 }
@@ -60,8 +65,21 @@ int pool_submit(struct pool *pool, struct pool_job *job)
 void pool_submit_always(struct pool *pool, struct pool_job *job)
 {
     HOT_CHECK(pool, POOL_MAGIC);
-    job->counted = false;
+    job->counted = job->low = false;
     push(pool, job);
+}
+
+int pool_submit_low(struct pool *pool, struct pool_job *job)
+{
+    HOT_CHECK(pool, POOL_MAGIC);
+    if (atomic_fetch_add_explicit(&pool->low_waiting, 1, memory_order_relaxed) >= pool->queue) {
+        atomic_fetch_sub_explicit(&pool->low_waiting, 1, memory_order_relaxed);
+        return -1;
+    }
+    job->counted = false;
+    job->low = true;
+    push(pool, job);
+    return 0;
 }
 
 /* Appends what was pushed to `ready`, oldest first. With the lock. */
@@ -81,22 +99,70 @@ static void gather(struct pool *pool)
     pool->ready_tail = &last->next;
 }
 
+static struct pool_job *pop(struct pool_job **first, struct pool_job ***tail)
+{
+    struct pool_job *job = *first;
+    *first = job->next;
+    if (*first == NULL)
+        *tail = first;
+    return job;
+}
+
+static void append(struct pool_job ***tail, struct pool_job *job)
+{
+    job->next = NULL;
+    **tail = job;
+    *tail = &job->next;
+}
+
+/* May this one run now? Else it is put aside. With the lock. */
+static bool admit(struct pool *pool, struct pool_job *job)
+{
+    if (!job->low)
+        return true;
+    if (pool->low_running == pool->low_max) {
+        append(&pool->aside_tail, job);
+        return false;
+    }
+    pool->low_running++;
+    atomic_fetch_sub_explicit(&pool->low_waiting, 1, memory_order_relaxed);
+    return true;
+}
+
 static struct pool_job *take(struct pool *pool)
 {
-    while (sem_wait(&pool->tokens) != 0)
-        REQUIRE(errno == EINTR);
-    pthread_mutex_lock(&pool->lock);
-    if (pool->ready == NULL)
-        gather(pool);
-    struct pool_job *job = pool->ready;
-    REQUIRE(job != NULL);
-    pool->ready = job->next;
-    if (pool->ready == NULL)
-        pool->ready_tail = &pool->ready;
-    pthread_mutex_unlock(&pool->lock);
+    struct pool_job *job;
+    bool mine;
+    do {
+        while (sem_wait(&pool->tokens) != 0)
+            REQUIRE(errno == EINTR);
+        pthread_mutex_lock(&pool->lock);
+        if (pool->ready == NULL)
+            gather(pool);
+        REQUIRE(pool->ready != NULL);
+        job = pop(&pool->ready, &pool->ready_tail);
+        mine = admit(pool, job);
+        pthread_mutex_unlock(&pool->lock);
+    } while (!mine);
     if (job->counted)
         atomic_fetch_sub_explicit(&pool->waiting, 1, memory_order_relaxed);
     return job;
+}
+
+/* A low job has ended: the next of its kind lines up behind what waits. */
+static void low_ended(struct pool *pool)
+{
+    bool more;
+    pthread_mutex_lock(&pool->lock);
+    pool->low_running--;
+    more = pool->aside != NULL;
+    if (more) {
+        gather(pool);
+        append(&pool->ready_tail, pop(&pool->aside, &pool->aside_tail));
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (more)
+        REQUIRE(sem_post(&pool->tokens) == 0);
 }
 
 static void *member_main(void *arg)
@@ -109,9 +175,12 @@ static void *member_main(void *arg)
     free(member);
     for (;;) {
         struct pool_job *job = take(pool);
+        bool low = job->low;
         atomic_fetch_add_explicit(&pool->running, 1, memory_order_relaxed);
         job->run(job);
         atomic_fetch_sub_explicit(&pool->running, 1, memory_order_relaxed);
+        if (low)
+            low_ended(pool);
     }
     return NULL;
 }
@@ -142,6 +211,8 @@ int pool_open(struct pool **out, unsigned threads, unsigned queue, unsigned firs
     pool->queue = queue;
     pool->first_slot = first_slot;
     pool->ready_tail = &pool->ready;
+    pool->aside_tail = &pool->aside;
+    pool->low_max = threads / 4 > 0 ? threads / 4 : 1;
     sem_init(&pool->tokens, 0, 0);
     pthread_mutex_init(&pool->lock, NULL);
     *out = pool; /* threads that did start use it: from here on it is never freed */

@@ -16,6 +16,7 @@ struct pool_job {
     struct pool_job *next;
     void (*run)(struct pool_job *job); /* on a pool thread; may free or submit the job again */
     bool counted;                      /* the pool's: it holds a place in the bounded queue */
+    bool low;                          /* the pool's, by pool_submit_low */
 };
 
 /* Starts `threads` threads named pool-0, pool-1, ... whose thread_slot counts from `first_slot`.
@@ -25,6 +26,10 @@ int pool_open(struct pool **out, unsigned threads, unsigned queue, unsigned firs
 
 /* Any thread. -1: the queue is full and the job was not taken. */
 int pool_submit(struct pool *pool, struct pool_job *job);
+
+/* Any thread. For work that nobody waits for: a quarter of the threads do such jobs, one at least;
+   as many as `queue` wait beside the others. -1: they do already. */
+int pool_submit_low(struct pool *pool, struct pool_job *job);
 
 /* Any thread. Takes the job always and does not count it: for the server's own work, of which
    there is a bounded amount. */

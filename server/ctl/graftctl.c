@@ -17,7 +17,7 @@
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 4 };
 
-enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8 };
+enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8, FLAG_SHADOW = 16 };
 
 static const struct flag {
     unsigned bit;
@@ -29,6 +29,8 @@ static const struct flag {
     { FLAG_ALLOW_EMPTY, "--allow-empty", "allow_empty=1", "also when no plugin is left", false },
     { FLAG_CONFIG, "--config", "config=1", "read the configuration again first, as SIGHUP", false },
     { FLAG_WEIGHT, "--weight", "weight", "N, percent of the requests: 0 to 99", true },
+    { FLAG_SHADOW, "--shadow", "shadow", "N, percent of the others to try on it too: 0 to 100",
+      true },
 };
 
 static const struct command {
@@ -52,8 +54,8 @@ static const struct command {
       "method, pattern, chain and version of every route" },
     { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", CLIENT_WAIT_S, 0, show_done,
       "abort what a cooling version still serves" },
-    { "canary", "NAME", "POST", "/v1/plugins/%s/canary", CLIENT_RELOAD_S, FLAG_WEIGHT, show_reload,
-      "give the new file of that plugin a share of the requests" },
+    { "canary", "NAME", "POST", "/v1/plugins/%s/canary", CLIENT_RELOAD_S, FLAG_WEIGHT | FLAG_SHADOW,
+      show_reload, "give the new file of that plugin a share of the requests" },
     { "promote", "NAME", "POST", "/v1/plugins/%s/promote", CLIENT_RELOAD_S, 0, show_reload,
       "the canary serves all requests" },
     { "abort", "NAME", "POST", "/v1/plugins/%s/abort", CLIENT_RELOAD_S, 0, show_reload,
@@ -72,7 +74,7 @@ struct line {
     const struct command *command;
     const char *argument;
     unsigned flags;
-    const char *value; /* of the one flag that has one */
+    const char *values[ARRAY_LEN(flags)]; /* of flags that have one */
     struct check_options check;
 };
 
@@ -133,7 +135,7 @@ static int parse_flag(struct line *line, const char *arg, const char *next, int 
             line->flags |= flags[f].bit;
             if (!flags[f].value)
                 return 0;
-            line->value = next;
+            line->values[f] = next;
             *used = 1;
             return next != NULL ? 0 : usage("missing the value of", arg);
         }
@@ -215,7 +217,7 @@ static int parse(int argc, char **argv, struct line *line)
         return usage("which command?", NULL);
     if (line->command->argument != NULL && line->argument == NULL)
         return usage("missing", line->command->argument);
-    if ((line->command->flags & FLAG_WEIGHT) != 0 && line->value == NULL)
+    if ((line->command->flags & ~line->flags & FLAG_WEIGHT) != 0)
         return usage("missing", "--weight N");
     return -1;
 }
@@ -249,7 +251,7 @@ static void make_target(const struct line *line, struct buf *out)
             buf_printf(out, "%c%s", joint, flags[f].field);
             if (flags[f].value) {
                 buf_puts(out, "=");
-                add_encoded(out, line->value);
+                add_encoded(out, line->values[f]);
             }
             joint = '&';
         }

@@ -152,6 +152,40 @@ static void show_reasons(struct json_value list, FILE *out)
     }
 }
 
+static void show_example(struct json_value e, FILE *out)
+{
+    fputs("    ", out);
+    table_put_safe(out, text(e, "method"));
+    fputc(' ', out);
+    table_put_safe(out, text(e, "path"));
+    fprintf(out, ": %" PRIu64 ", ", number(e, "status"));
+    if (number(e, "shadow_status") > 0)
+        fprintf(out, "shadow %" PRIu64, number(e, "shadow_status"));
+    else
+        fputs("shadow failed", out);
+    fprintf(out, "; %" PRIu64 " bytes, shadow %" PRIu64 "\n", number(e, "bytes"),
+            number(e, "shadow_bytes"));
+}
+
+static void show_shadow(struct json_value v, FILE *out)
+{
+    struct json_value s = json_get(v, "shadow"), examples;
+    if (!json_present(s) || json_type(s) != JSON_OBJECT)
+        return;
+    table_put_safe(out, text(v, "plugin"));
+    fputc('@', out);
+    table_put_safe(out, text(v, "id"));
+    fprintf(out,
+            ": shadow of %" PRIu64 " %%: %" PRIu64 " requests, %" PRIu64
+            " same; status differs %" PRIu64 ", body differs %" PRIu64 ", failed %" PRIu64
+            ", dropped %" PRIu64 "\n",
+            number(s, "percent"), number(s, "requests"), number(s, "same"), number(s, "status"),
+            number(s, "body"), number(s, "failed"), number(s, "dropped"));
+    examples = json_get(s, "examples");
+    for (size_t i = 0; i < count(examples); i++)
+        show_example(json_at(examples, i), out);
+}
+
 void show_versions(struct json_value a, FILE *out)
 {
     struct json_value versions = json_get(a, "versions");
@@ -165,6 +199,8 @@ void show_versions(struct json_value a, FILE *out)
     table_print(&t, out);
     table_fini(&t);
     show_reasons(versions, out);
+    for (size_t i = 0; i < count(versions); i++)
+        show_shadow(json_at(versions, i), out);
     show_reasons(json_get(a, "quarantined"), out);
 }
 

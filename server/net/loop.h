@@ -17,6 +17,7 @@
 
 struct version;
 struct generation;
+struct shadows;
 struct handover;
 
 /* What runs on this worker right now, for naming a callback that does not return. Written before
@@ -59,6 +60,7 @@ struct loop {
     struct generation *generation; /* what new requests here are given; see plugin/adopt.h */
     struct handover *handover;     /* plugin/handover.h: some new requests are held; else NULL */
     struct list held;              /* these */
+    struct shadows *shadows;       /* plugin/shadows.h; NULL: none are made here */
     unsigned config_number;        /* of its configuration: of no other one; 0 before the first */
     struct loop_doing doing;
     struct loop_stats stats;

@@ -113,7 +113,16 @@ static void put_oldest(struct json_out *j, const struct version_sums *s)
 
 const char *ops_state_name(const struct version *v)
 {
+    if (v->state == VERSION_ACTIVE && v->stand_in)
+        return "missing";
     return v->state == VERSION_ACTIVE && v->canary ? "canary" : version_state_name(v->state);
+}
+
+const char *ops_reason(const struct ops *o, const struct version *v)
+{
+    if (v->reason != NULL || v->state != VERSION_ACTIVE)
+        return v->reason;
+    return v->from_store || v->stand_in ? v->store_why : ops_canary_reason(o, v);
 }
 
 static void put_version(struct json_out *j, const struct ops *o, const struct version *v)
@@ -135,10 +144,9 @@ static void put_version(struct json_out *j, const struct ops *o, const struct ve
     json_put_u64(j, "p50_us", latency_quantile_us(s.latency_all, 0.50));
     json_put_u64(j, "p99_us", latency_quantile_us(s.latency_all, 0.99));
     json_put_z(j, "source", v->from_store ? "store" : "folder");
-    json_put_z(j, "reason",
-               v->reason == NULL && v->from_store && v->state == VERSION_ACTIVE ? v->store_why
-                                                                                : v->reason);
+    json_put_z(j, "reason", ops_reason(o, v));
     ops_put_rollout(j, o, v);
+    ops_put_shadow(j, v);
     json_close(j, '}');
 }
 
@@ -321,7 +329,7 @@ static const struct verb verbs[] = {
     { "POST", "/v1/drain", NULL, "", answer_drain },
     { "POST", "/v1/versions/", "/retire", "", answer_retire },
     { "POST", "/v1/plugins/", "/rollback", "", ops_answer_rollback },
-    { "POST", "/v1/plugins/", "/canary", " weight ", ops_answer_canary },
+    { "POST", "/v1/plugins/", "/canary", " weight shadow ", ops_answer_canary },
     { "POST", "/v1/plugins/", "/promote", "", ops_answer_promote },
     { "POST", "/v1/plugins/", "/abort", "", ops_answer_abort },
 };

@@ -89,18 +89,23 @@ bool ops_is_ready(struct ops *o, struct buf *why)
         buf_puts(why, "starting: the first generation is not live yet\n");
     else if (drain_is_on(o->drain))
         buf_puts(why, "draining: no new work, please\n");
-    else
-        return swap_is_well(o->swap, why);
+    else {
+        bool well = swap_is_well(o->swap, why);
+        return !swap_misses(o->swap, why) && well;
+    }
     return false;
 }
 
+/* A server that is well may have something to say, too. */
 static void answer_health(struct web_request *req, bool well, struct buf *why)
 {
-    if (well) {
-        buf_fini(why);
-        buf_puts(why, "ok\n");
-    }
-    web_answer(req, well ? 200 : 503, "text/plain; charset=utf-8", NULL, why);
+    struct buf body = { 0 };
+    if (well)
+        buf_puts(&body, "ok\n");
+    if (why->len > 0)
+        buf_add(&body, why->data, why->len);
+    buf_fini(why);
+    web_answer(req, well ? 200 : 503, "text/plain; charset=utf-8", NULL, &body);
 }
 
 static void livez(struct ops *o, struct web_request *req)

@@ -16,8 +16,9 @@
 /* One version's sums, with its labels already written. */
 struct row {
     char labels[512];
-    unsigned weight;
+    unsigned weight, shadow; /* percent */
     struct version_sums sums;
+    struct shadow_sums shadows;
 };
 
 struct view {
@@ -90,6 +91,8 @@ static void fill_rows(struct view *v)
                  text, version->id);
         version_sum(version, &row->sums);
         row->weight = version->state == VERSION_ACTIVE ? version->weight : 0;
+        row->shadow = ops_shadow_percent(version);
+        version_sum_shadows(version, &row->shadows);
         v->nrows++;
     }
 }
@@ -123,6 +126,34 @@ static void write_versions_figures(struct view *v)
     family(v, "graft_sent_bytes_total", "counter", "Bytes of answers sent.");
     for (size_t i = 0; i < v->nrows; i++)
         sample(v, "graft_sent_bytes_total", v->rows[i].labels, v->rows[i].sums.bytes_out);
+}
+
+static bool has_shadows(const struct row *row)
+{
+    return row->shadow > 0 || row->shadows.requests > 0 || row->shadows.live > 0;
+}
+
+/* Of versions that have had none there is nothing to tell. */
+static void write_shadows(struct view *v)
+{
+    family(v, "graft_shadow_requests_total", "counter",
+           "Requests that were tried on a canary too, by how its answer compares.");
+    for (size_t i = 0; i < v->nrows; i++)
+        for (unsigned o = 0; o < SHADOW_OUTCOMES && has_shadows(&v->rows[i]); o++) {
+            char labels[600];
+            snprintf(labels, sizeof labels, "%s,outcome=\"%s\"", v->rows[i].labels,
+                     shadow_outcome_name((enum shadow_outcome)o));
+            sample(v, "graft_shadow_requests_total", labels, v->rows[i].shadows.outcomes[o]);
+        }
+    family(v, "graft_shadow_percent", "gauge",
+           "Share of the stable version's GET and HEAD requests that are tried on it.");
+    for (size_t i = 0; i < v->nrows; i++)
+        if (has_shadows(&v->rows[i]))
+            sample(v, "graft_shadow_percent", v->rows[i].labels, v->rows[i].shadow);
+    family(v, "graft_shadow_in_flight", "gauge", "Shadow requests that are not over.");
+    for (size_t i = 0; i < v->nrows; i++)
+        if (has_shadows(&v->rows[i]))
+            sample(v, "graft_shadow_in_flight", v->rows[i].labels, v->rows[i].shadows.live);
 }
 
 /* Four buckets of ours make one of Prometheus's: its bounds are powers of two. */
@@ -225,12 +256,14 @@ static void write_swaps(struct view *v)
 static void write_states(struct view *v)
 {
     uint64_t by_state[VERSION_STUCK + 1] = { 0 };
-    uint64_t canaries = 0;
+    uint64_t canaries = 0, missing = 0;
     list_each (it, swap_versions(v->ops->swap)) {
         const struct version *one = list_entry(it, struct version, node);
         bool canary = one->state == VERSION_ACTIVE && one->canary;
+        bool stands_in = one->state == VERSION_ACTIVE && one->stand_in;
         canaries += canary;
-        by_state[one->state] += !canary;
+        missing += stands_in;
+        by_state[one->state] += !canary && !stands_in;
     }
     family(v, "graft_versions", "gauge", "Loaded versions, by state.");
     for (int s = 0; s <= VERSION_STUCK; s++) {
@@ -241,6 +274,7 @@ static void write_states(struct view *v)
         sample(v, "graft_versions", labels, by_state[s]);
     }
     sample(v, "graft_versions", "state=\"canary\"", canaries);
+    sample(v, "graft_versions", "state=\"missing\"", missing);
     single(v, "graft_versions_retired_total", "counter", "Versions that were unmapped.",
            swap_counts(v->ops->swap)->retired);
 }
@@ -312,6 +346,7 @@ int ops_metrics(struct ops *o, struct buf *out)
     write_states(&v);
     write_kept(&v);
     write_versions_figures(&v);
+    write_shadows(&v);
     write_latency(&v);
     write_workers(&v);
     write_process(&v);

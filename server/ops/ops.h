@@ -70,7 +70,16 @@ void ops_answer_promote(struct ops *o, struct web_request *req, const char *rest
 void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest);
 /* "rollout" of a canary: what its judge has seen; of another version nothing. */
 void ops_put_rollout(struct json_out *j, const struct ops *o, const struct version *v);
-/* "canary" for an active version that is one, else the state's name. */
+/* "shadow" of a version that has had some, or is to have. */
+void ops_put_shadow(struct json_out *j, const struct version *v);
+/* Percent of its shadows now. */
+unsigned ops_shadow_percent(const struct version *v);
+/* Why its share stays where it is, or NULL. */
+const char *ops_canary_reason(const struct ops *o, const struct version *v);
+/* Why it is in the state it is in, or what is to be known of it; NULL: nothing. */
+const char *ops_reason(const struct ops *o, const struct version *v);
+/* "canary" for an active version that is one, "missing" for one that stands in, else the state's
+   name. */
 const char *ops_state_name(const struct version *v);
 
 /* api_kept.c: graftctl rollback (`rest`: the plugin), and the members `kept` and `quarantined`. */

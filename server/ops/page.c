@@ -115,12 +115,10 @@ static void put_version(struct page *p, const struct version *v)
         put(p, ", waits for ");
         put_text(p, s.oldest_waits_for);
     }
-    if (v->reason != NULL) {
+    const char *reason = ops_reason(p->ops, v);
+    if (reason != NULL) {
         put(p, s.oldest_age_us > 0 ? "<br>" : "");
-        put_text(p, v->reason);
-    } else if (v->from_store && v->state == VERSION_ACTIVE) {
-        put(p, s.oldest_age_us > 0 ? "<br>" : "");
-        put_text(p, v->store_why);
+        put_text(p, reason);
     }
     put(p, "</td></tr>\n");
 }

@@ -5,6 +5,7 @@
 #include "plugin/adopt.h"
 
 #include "plugin/handover.h"
+#include "plugin/shadows.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -167,6 +168,7 @@ static void release_taken(struct msg *m)
     struct version_cell *cell = container_of(m, struct version_cell, release);
     ON_LOOP(cell->loop);
     cell->releasing = true;
+    shadows_leave(cell->loop, cell->version);
     if (COUNTER_READ(cell->pins) == 0)
         adopt_cell_idle(cell->version, cell->loop);
 }

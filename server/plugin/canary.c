@@ -16,10 +16,16 @@ void canary_dice_init(struct canary_dice *d, unsigned worker)
     d->state |= 1;
 }
 
+static const uint32_t steps[CANARIES_MAX] = { 3518319155u, 2882110345u, 2360945575u };
+
 static uint32_t next_place(struct canary_dice *d, unsigned canary)
 {
-    static const uint32_t steps[CANARIES_MAX] = { 3518319155u, 2882110345u, 2360945575u };
     return d->place[canary] += steps[canary];
+}
+
+bool canary_shadows(struct canary_dice *dice, unsigned i, unsigned percent)
+{
+    return canary_meets(dice->shadow_place[i] += steps[i], percent);
 }
 
 static uint64_t roll(struct canary_dice *d)

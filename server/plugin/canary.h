@@ -27,6 +27,9 @@ struct version;
 struct canary {
     struct version *version, *stable; /* of one plugin */
     unsigned weight;                  /* percent of the requests: 0 to 99 */
+    bool held;                        /* set by hand: its rollout takes no step by itself */
+    unsigned shadow;   /* percent of the stable version's that are tried on it too: 0 to 100 */
+    bool shadow_asked; /* by hand, rather than by the configuration */
     enum config_sticky sticky;
     const char *header; /* CONFIG_STICKY_HEADER: its name, which lives as long as the generation */
 };
@@ -37,7 +40,7 @@ struct canary {
  * so a share is met within a few requests of a thousand, and two canaries' shares stay independent.
  */
 struct canary_dice {
-    uint32_t place[CANARIES_MAX];
+    uint32_t place[CANARIES_MAX], shadow_place[CANARIES_MAX];
     uint64_t state; /* xorshift64*, for cookies; never 0 */
 };
 void canary_dice_init(struct canary_dice *d, unsigned worker);
@@ -47,6 +50,9 @@ void canary_dice_init(struct canary_dice *d, unsigned worker);
    no other may answer for it. Sets the cookie of a client that needs one and has none. Worker. */
 unsigned canary_pick(const struct generation *g, struct request *r, bool by_name,
                      struct canary_dice *dice, bool *stray);
+
+/* Is the next request, one that the stable version of canary `i` has served, to be tried on it? */
+bool canary_shadows(struct canary_dice *dice, unsigned i, unsigned percent);
 
 /* A place in [0, 2^32) for the pair; the same everywhere and for ever. */
 uint32_t canary_place(struct str client, const char *plugin);

@@ -4,6 +4,7 @@
  * exchange_run, which never recurses: no plugin is called from inside a call that a plugin made.
  */
 #include "plugin/chain.h"
+#include "plugin/chain_shadow.h"
 #include "plugin/exchange.h"
 #include "plugin/handle.h"
 #include "plugin/suspended.h"
@@ -113,6 +114,10 @@ static NOINLINE void set_deadline(struct exchange *x)
     bool body = r->body_mode != BODY_UNWANTED && !r->body_complete && !r->body_paused;
     bool none = x->over || r->response.head_sent || x->response_state == RESPONSE_SEALED;
     bool again = x->timed_out && x->response_state == RESPONSE_WAITING;
+    if (x->aside & ASIDE_SHADOW) {
+        shadow_set_deadline(x);
+        return;
+    }
     if (x->user_deadline && !again) {
         if (none || !x->user_deadline_ms)
             wheel_clear(&c->loop->wheel, &x->deadline);
@@ -132,6 +137,8 @@ void chain_expired(struct wheel_timer *t, uint64_t now_ms)
     struct exchange *x = container_of(t, struct exchange, deadline);
     CHECK(x, EXCHANGE_MAGIC);
     x->chain->http->now_us = loop_clock_us(x->chain->loop);
+    if ((x->aside & ASIDE_SHADOW) && shadow_expired(x))
+        return;
     x->timed_out = true;
     if (x->user_deadline)
         x->user_deadline_ms = 0;
@@ -147,9 +154,10 @@ static void settle(struct exchange *x)
         bool finished = exchange_finish(x);
         x->running = false;
         if (finished) {
-            if (UNLIKELY(x->chain->http->log_access))
-                exchange_log_access(x);
-            exchange_release(x);
+            if (UNLIKELY(x->aside != 0))
+                exchange_end_aside(x);
+            else
+                exchange_release(x);
             return;
         }
     }
@@ -217,6 +225,7 @@ int chain_init(struct chain *c, struct loop *loop, struct http *http, struct poo
     list_init(&c->handles);
     list_init(&c->resting);
     canary_dice_init(&c->dice, loop->number);
+    shadows_init(&c->shadows, loop);
     if (getrandom(c->id_seed, sizeof c->id_seed, 0) != (ssize_t)sizeof c->id_seed)
         return err_set(err, "the kernel gives no random numbers for request ids");
     if (handle_prepare(c) != 0)
@@ -228,6 +237,7 @@ void chain_cut_version(struct version *v, struct loop *l)
 {
     ON_LOOP(l);
     struct version_cell *cell = &v->cells[l->number];
+    shadows_leave(l, v);
     list_each (n, &cell->suspended) {
         struct exchange *x = list_entry(n, struct handle, node)->x;
         if (x->over || x->cut_why)

@@ -11,6 +11,7 @@
 #include "http/session.h"
 #include "net/loop.h"
 #include "plugin/canary.h"
+#include "plugin/shadows.h"
 #include "plugin/version.h"
 
 #define HANDLES_REST 4096 /* a handle of a LATER request rests behind at least so many others */
@@ -33,6 +34,7 @@ struct chain {
     unsigned nresting;
     uint64_t id_seed[2], id_next;
     struct canary_dice dice;
+    struct shadows shadows;
 };
 
 extern const struct http_app chain_app; /* its arg is a struct chain */

@@ -2,6 +2,7 @@
  * Ends: of the response (sent or cut; counted once), and of the request (nothing owed, nothing
  * running: on_finish, the pins, back to the pool); and what the log is told of them.
  */
+#include "plugin/chain_shadow.h"
 #include "plugin/exchange.h"
 #include "plugin/handle.h"
 #include "plugin/suspended.h"
@@ -18,10 +19,13 @@
 void exchange_log(struct exchange *x, struct handle *h, enum log_level level, const char *event,
                   const char *why)
 {
-    if (!log_on(level))
+    bool shadow = x->aside & ASIDE_SHADOW;
+    if (!log_on(level) || (shadow && !shadow_may_log(x)))
         return;
     struct log_line l;
     log_begin(&l, level, event, "%s", why);
+    if (shadow)
+        log_bool(&l, "shadow", true);
     if (h) {
         log_z(&l, "plugin", h->version->plugin);
         log_z(&l, "version", h->version->desc.version);
@@ -112,7 +116,10 @@ void exchange_cut(struct exchange *x, const char *why)
     x->over = x->cut = true;
     x->over_us = loop_clock_us(x->chain->loop);
     x->response_state = RESPONSE_SEALED;
-    count(x, 0);
+    if (x->aside & ASIDE_SHADOW)
+        shadow_over(x);
+    else
+        count(x, 0);
     exchange_log(x, exchange_culprit(x), LOG_DEBUG, "cut", why);
     for (unsigned i = 0; i < x->nhandles; i++) {
         struct handle *h = x->handles[i];
@@ -184,7 +191,7 @@ HOT bool exchange_finish(struct exchange *x)
     return quiet || exchange_is_quiet(x);
 }
 
-HOT void exchange_release(struct exchange *x)
+HOT void exchange_put_back(struct exchange *x)
 {
     struct chain *c = x->chain;
     for (unsigned i = 0; i < x->nhandles; i++) {
@@ -202,7 +209,6 @@ HOT void exchange_release(struct exchange *x)
     list_del(&x->ready);
     list_del(&x->node);
     request_reset(&x->request);
-    COUNTER_ADD(c->loop->stats.in_flight, (uint64_t)-1);
     if (UNLIKELY(c->nfree >= FREE_MAX)) {
         x->magic = 0;
         free(x);
@@ -210,6 +216,26 @@ HOT void exchange_release(struct exchange *x)
     }
     c->nfree++;
     list_add_head(&c->free, &x->node);
+}
+
+HOT void exchange_release(struct exchange *x)
+{
+    struct loop *l = x->chain->loop;
+    exchange_put_back(x);
+    COUNTER_ADD(l->stats.in_flight, (uint64_t)-1);
+}
+
+void exchange_end_aside(struct exchange *x)
+{
+    if (x->aside & ASIDE_SHADOW) {
+        shadow_end(x);
+        return;
+    }
+    if (x->aside & ASIDE_LOG)
+        exchange_log_access(x);
+    if (x->aside & ASIDE_TAP)
+        shadow_launch(x);
+    exchange_release(x);
 }
 
 NOINLINE const char *exchange_waits_for(const struct exchange *x)

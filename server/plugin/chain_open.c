@@ -2,6 +2,7 @@
  * Between http and the chain: a request's exchange is taken from the pool, its route chosen, its
  * versions pinned; and what the session reports later is handed on.
  */
+#include "plugin/chain_shadow.h"
 #include "plugin/exchange.h"
 #include "plugin/generation.h"
 #include "plugin/handle.h"
@@ -10,7 +11,7 @@
 
 /* ---- The http layer's calls ------------------------------------------------------------------ */
 
-static NOINLINE struct exchange *exchange_new(struct chain *c)
+NOINLINE struct exchange *exchange_new(struct chain *c)
 {
     struct exchange *x;
     struct list *n = list_pop(&c->free);
@@ -38,22 +39,27 @@ static HOT struct request *app_open(void *arg)
     return x ? &x->request : NULL;
 }
 
-static void app_close(void *arg, struct request *r)
+void exchange_close(struct exchange *x)
 {
-    struct chain *c = arg;
-    struct exchange *x = exchange_of(r);
-    request_reset(r);
-    c->nfree++;
-    list_add_head(&c->free, &x->node);
+    request_reset(&x->request);
+    x->chain->nfree++;
+    list_add_head(&x->chain->free, &x->node);
 }
 
-static void reset(struct exchange *x)
+static void app_close(void *arg, struct request *r)
+{
+    (void)arg;
+    exchange_close(exchange_of(r));
+}
+
+HOT void exchange_reset(struct exchange *x)
 {
     x->nlinks = x->nhandles = x->at = x->called = x->resp_at = x->finish_at = 0;
     x->state = CHAIN_RUN;
     x->response_state = RESPONSE_BEFORE;
     x->answered = x->running = x->again = x->need_body = x->flush = x->told = x->replaced = false;
     x->over = x->cut = x->finishing = x->counted = false;
+    x->aside = x->chain->http->log_access;
     atomic_store_explicit(&x->prepared, false, memory_order_relaxed);
     x->answer_status = 0;
     x->answer_why = x->cut_why = x->fail_text = x->waits_for = NULL;
@@ -67,7 +73,6 @@ static void reset(struct exchange *x)
     x->njoined = 0;
     x->bytes_out = 0;
     x->id[0] = 0;
-    x->from = x->request.session->conn.peer;
     x->peer_len = 0;
     x->allow = (struct str){ NULL, 0 };
 }
@@ -138,6 +143,10 @@ static bool by_name(const struct config *config, const struct peer *peer)
 
 static NOINLINE unsigned pick(struct exchange *x, const struct generation *g, bool *stray)
 {
+    if (x->aside & ASIDE_SHADOW)
+        return shadow_subset(x, g);
+    if (g->shadows)
+        shadow_consider(x);
     return canary_pick(g, &x->request, by_name(g->config, &x->from), &x->chain->dice, stray);
 }
 
@@ -160,8 +169,7 @@ static NOINLINE bool held(struct exchange *x, const struct choice *ch)
     return true;
 }
 
-/* Route and chain by this worker's generation. */
-static inline HOT void choose(struct exchange *x)
+HOT void exchange_choose(struct exchange *x)
 {
     struct request *r = &x->request;
     struct chain *c = x->chain;
@@ -194,10 +202,11 @@ static inline HOT void choose(struct exchange *x)
 static HOT void app_head(struct request *r)
 {
     struct exchange *x = exchange_of(r);
-    reset(x);
+    exchange_reset(x);
+    x->from = r->session->conn.peer;
     list_add_tail(&x->chain->live, &x->node);
     COUNTER_ADD(x->chain->loop->stats.in_flight, 1);
-    choose(x);
+    exchange_choose(x);
     exchange_run(x);
 }
 
@@ -215,7 +224,7 @@ void chain_resume(struct loop *l)
             continue;
         x->state = CHAIN_RUN;
         wheel_clear(&l->wheel, &x->deadline);
-        choose(x);
+        exchange_choose(x);
         exchange_wake(x);
     }
 }

@@ -2,6 +2,7 @@
  * The way out: on_response in reverse, then the head and what there is of the body; and the answers
  * that the server gives by itself in the response's place.
  */
+#include "plugin/chain_shadow.h"
 #include "plugin/exchange.h"
 #include "plugin/handle.h"
 
@@ -98,11 +99,18 @@ static NOINLINE void run_on_response(struct exchange *x)
     }
 }
 
+static HOT enum response_result send_how(struct exchange *x, bool final, const char **why)
+{
+    if (UNLIKELY(x->aside & (ASIDE_TAP | ASIDE_SHADOW)))
+        return shadow_send(x, final, why);
+    return response_send(&x->request, final, why);
+}
+
 static HOT void send_response(struct exchange *x, bool final)
 {
     const char *why = NULL;
     x->flush = false;
-    switch (response_send(&x->request, final, &why)) {
+    switch (send_how(x, final, &why)) {
     case RESPONSE_OVER:
         exchange_response_over(x);
         break;

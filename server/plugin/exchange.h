@@ -80,6 +80,15 @@ enum response_state {
     RESPONSE_SEALED   /* complete: given to the session as such */
 };
 
+/* What few requests have that others do without, and what is to be done about it at their end. */
+enum {
+    ASIDE_LOG = 1,   /* an access line */
+    ASIDE_TAP = 2,   /* its answer may be compared with a canary's: exchange.tap */
+    ASIDE_SHADOW = 4 /* it is a copy, tried on a canary: exchange.shadow; it has no session */
+};
+struct tap;
+struct shadow;
+
 #define EXCHANGE_MAGIC 0x65786368u
 
 struct exchange {
@@ -111,6 +120,7 @@ struct exchange {
     bool told;           /* on_writable was called since exchange_run began */
     bool replaced;       /* the server answers by itself: plugins that owe cannot write */
     bool over, cut, finishing, counted;
+    uint8_t aside;          /* ASIDE_ */
     _Atomic bool prepared;  /* [any] what other threads read is in place (suspended.c) */
     unsigned answer_status; /* the server's own answer that is due; 0 none */
     const char *answer_why;
@@ -133,6 +143,8 @@ struct exchange {
     struct header *joined; /* fields that came several times, once `prepared`; in the arena */
     unsigned njoined;
     uint64_t over_us, bytes_out;
+    struct tap *tap; /* NULL: its answer has not begun */
+    struct shadow *shadow;
     const char *waits_for;
     char id[REQUEST_ID_LEN + 1]; /* "" until asked for */
     struct peer from;            /* copied: the connection may be gone when the request ends */
@@ -164,6 +176,12 @@ static inline void exchange_run_now(struct exchange *x)
 void exchange_wake(struct exchange *x);
 void exchange_answer(struct exchange *x, unsigned status, const char *why); /* the server's own */
 
+/* chain_open.c */
+struct exchange *exchange_new(struct chain *c); /* NULL: no memory; its request is reset */
+void exchange_close(struct exchange *x);        /* back to the pool, never run */
+void exchange_reset(struct exchange *x);
+void exchange_choose(struct exchange *x); /* route and chain by this worker's generation */
+
 /* chain_request.c */
 void exchange_run_chain(struct exchange *x);
 /* Calls a handler or middleware function in its role; what it answered, or GRAFT_LATER when the
@@ -190,6 +208,8 @@ bool exchange_wants_abort(const struct exchange *x, const struct handle *h);
 bool exchange_is_quiet(const struct exchange *x); /* nothing is owed, nothing runs */
 bool exchange_finish(struct exchange *x); /* on_finish; false: a GRAFT_SERIAL plugin is busy */
 void exchange_release(struct exchange *x);
+void exchange_put_back(struct exchange *x);       /* the same, of one that was not counted in */
+COLD void exchange_end_aside(struct exchange *x); /* the same, with what `aside` says */
 const char *exchange_waits_for(const struct exchange *x);
 struct handle *exchange_culprit(const struct exchange *x); /* where the chain stands; or NULL */
 COLD void exchange_log(struct exchange *x, struct handle *h, enum log_level level,

@@ -35,6 +35,7 @@ struct generation {
     struct canary canaries[CANARIES_MAX];
     unsigned ncanaries;
     bool picks;            /* canary_pick is to be asked */
+    bool shadows;          /* some canary has shadows; only where `picks` */
     struct config *config; /* what it was built from; owned by swap.c */
     /* Router and middleware matches (generation.c) for each subset of the canaries: bit i of the
        index for canaries[i]. [0] has none of them. */

@@ -217,10 +217,14 @@ static int conflict(struct build *b, const struct gen_route *route, const struct
                    other->id);
 }
 
-/* A version whose job it is to be new is blamed rather than one that serves already. */
+/* A version whose job it is to be new is blamed rather than one that serves already, and of two new
+   ones the one that only stands in for another: the round can do without it. */
 static void prefer_new(struct generation_fault *fault)
 {
-    if (fault->blame == NULL || fault->other == NULL || fault->blame->state != VERSION_ACTIVE)
+    if (fault->blame == NULL || fault->other == NULL)
+        return;
+    bool spare = fault->other->stand_in && fault->other->state != VERSION_ACTIVE;
+    if (fault->blame->state != VERSION_ACTIVE && !spare)
         return;
     const struct version *other = fault->other;
     fault->other = fault->blame;
@@ -344,8 +348,10 @@ struct generation *generation_new(unsigned number, struct version *const *versio
     g->config = config;
     g->ncanaries = ncanaries;
     g->picks = ncanaries > 0 || config->version_header_from_count > 0;
-    for (unsigned i = 0; i < ncanaries; i++)
+    for (unsigned i = 0; i < ncanaries; i++) {
         g->canaries[i] = canaries[i];
+        g->shadows = g->shadows || canaries[i].shadow > 0;
+    }
     if (build_impls(&b) != 0) {
         generation_free(g);
         return NULL;

@@ -2,6 +2,7 @@
 #include "plugin/handle.h"
 
 #include "base/log.h"
+#include "plugin/chain_shadow.h"
 #include "plugin/work.h"
 
 #include <stdio.h>
@@ -239,6 +240,9 @@ void handle_misuse(const struct handle *h, const char *fmt, ...)
 {
     char what[512];
     va_list ap;
+    bool here = loop_current == h->chain->loop && h->x != NULL;
+    if (here && (h->x->aside & ASIDE_SHADOW) && !shadow_may_log(h->x))
+        return;
     va_start(ap, fmt);
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);

@@ -3,6 +3,7 @@
 
 #include "plugin/exchange.h"
 #include "plugin/handle.h"
+#include "plugin/shadows.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,8 @@ static const char *endless(const struct version_cell *cell)
 {
     list_each (it, &cell->suspended) {
         const struct exchange *x = list_entry(it, struct handle, node)->x;
+        if (x->aside & ASIDE_SHADOW)
+            continue; /* it was ended: shadows_leave */
         if (!x->over && x->request.response.head_sent && x->response_state != RESPONSE_SEALED)
             return "a stream is in progress";
         if (!x->over && x->on_body != NULL)
@@ -89,6 +92,7 @@ static void hold_taken(struct msg *m)
     for (size_t i = 0; i < h->nolds; i++) {
         struct version_cell *cell = cell_of(h->olds[i], l);
         cell->holding = true;
+        shadows_leave(l, h->olds[i]);
         if (COUNTER_READ(cell->pins) == 0)
             continue;
         if (node->refusal == NULL)

@@ -11,11 +11,13 @@
 
 static struct inbox *control;
 static struct pool *pool;
+static struct list running; /* control's */
 
 void health_init(struct inbox *c, struct pool *p)
 {
     control = c;
     pool = p;
+    list_init(&running);
 }
 
 static struct version *version_of_health(struct version_health *h)
@@ -62,6 +64,7 @@ static void returned(struct msg *m)
     struct version *v = version_of_health(h);
     bool well = h->rc == 0, changed = well == h->unwell || strcmp(h->why, h->said) != 0;
     h->running = false;
+    list_del(&h->node);
     h->unwell = !well;
     memcpy(h->why, well ? "" : h->said, well ? 1 : sizeof h->why);
     if (well ? changed && h->told : changed)
@@ -76,6 +79,17 @@ static bool serves(const struct version *v)
     return v->state == VERSION_ACTIVE && v->retire_step == RETIRE_NOT && v->desc.health != NULL;
 }
 
+/* The version of that plugin whose callback holds a thread, or is to; NULL: none. */
+static struct version *holder(const char *plugin)
+{
+    list_each (it, &running) {
+        struct version *v = version_of_health(list_entry(it, struct version_health, node));
+        if (strcmp(v->plugin, plugin) == 0)
+            return v;
+    }
+    return NULL;
+}
+
 void health_ask(struct version *const *versions, unsigned n)
 {
     ON_CONTROL();
@@ -83,9 +97,11 @@ void health_ask(struct version *const *versions, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         struct version *v = versions[i];
         struct version_health *h = &v->health;
-        if (!serves(v) || h->running || (h->asked_us != 0 && now - h->asked_us < ASK_US))
+        if (!serves(v) || holder(v->plugin) != NULL ||
+            (h->asked_us != 0 && now - h->asked_us < ASK_US))
             continue;
         h->running = true;
+        list_add_tail(&running, &h->node);
         h->asked_us = now;
         __atomic_store_n(&h->began_us, 0, __ATOMIC_RELAXED);
         h->job.run = run;
@@ -94,14 +110,37 @@ void health_ask(struct version *const *versions, unsigned n)
     }
 }
 
+/* Of `v` itself, or of the version before, which must return first. */
+static bool is_overdue(const struct version *v, const struct version *by, unsigned limit_ms,
+                       struct buf *why)
+{
+    const struct version_health *h = &by->health;
+    uint64_t began = __atomic_load_n(&h->began_us, __ATOMIC_RELAXED), now = clock_us();
+    uint64_t since = began != 0 ? began : h->asked_us;
+    if (now <= since || now - since <= (uint64_t)limit_ms * 1000u)
+        return false;
+    unsigned long long ms = (now - since) / 1000u;
+    if (began == 0)
+        buf_printf(why, "plugin %s (%s): health has waited for a thread of the pool for %llu ms\n",
+                   v->plugin, v->id, ms);
+    else if (v == by)
+        buf_printf(why, "plugin %s (%s): health has not returned for %llu ms\n", v->plugin, v->id,
+                   ms);
+    else
+        buf_printf(why,
+                   "plugin %s (%s): cannot be asked: health of the version before, %s, has not "
+                   "returned for %llu ms; restart graftd if it does not\n",
+                   v->plugin, v->id, by->id, ms);
+    return true;
+}
+
 static bool is_well(struct version *v, unsigned limit_ms, struct buf *why)
 {
     struct version_health *h = &v->health;
-    uint64_t began = __atomic_load_n(&h->began_us, __ATOMIC_RELAXED), now = clock_us();
-    if (h->running && began != 0 && now - began > (uint64_t)limit_ms * 1000u)
-        buf_printf(why, "plugin %s (%s): health has not returned for %llu ms\n", v->plugin, v->id,
-                   (unsigned long long)((now - began) / 1000u));
-    else if (h->unwell)
+    const struct version *by = holder(v->plugin);
+    if (by != NULL && is_overdue(v, by, limit_ms, why))
+        return false;
+    if (h->unwell)
         buf_printf(why, "plugin %s (%s): %s\n", v->plugin, v->id, h->why);
     else
         return true;

@@ -1,7 +1,8 @@
 /*
  * What plugins say of themselves: each `health` callback runs on the pool when /readyz is asked, at
- * most once a second, never twice at once and only of versions that serve and do not cool. Nobody
- * waits for one: the answer is what was said last. Control thread.
+ * most once a second, and only of versions that serve and do not cool. Of one plugin only one runs
+ * at a time, so that a plugin that hangs holds one thread of the pool, however often it is replaced.
+ * Nobody waits for one: the answer is what was said last, or that it is overdue. Control thread.
  */
 #ifndef GRAFT_PLUGIN_HEALTH_H
 #define GRAFT_PLUGIN_HEALTH_H
@@ -17,7 +18,8 @@ void health_init(struct inbox *control, struct pool *pool);
 void health_ask(struct version *const *versions, unsigned n);
 
 /* True: all said that they are well, or have not answered for the first time yet. Else a line for
-   each into `why`; one whose callback has not returned within limit_ms is told as such. */
+   each into `why`; one whose callback has not returned within limit_ms, has not begun within that
+   time, or waits for that of the version before, is told as such. */
 bool health_is_well(struct version *const *versions, unsigned n, unsigned limit_ms,
                     struct buf *why);
 

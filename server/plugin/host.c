@@ -1,6 +1,7 @@
 /* See host.h. Here: the request, and work that takes time. */
 #include "plugin/host.h"
 
+#include "plugin/shadows.h"
 #include "plugin/suspended.h"
 #include "plugin/work.h"
 
@@ -79,6 +80,8 @@ static graft_str host_header(const graft_req *req, const char *name)
     struct exchange *x = any_exchange(req, "graft_header");
     if (!x || !name)
         return absent;
+    if (UNLIKELY(x->aside & ASIDE_SHADOW) && str_case_eq(str_of(name), STR(SHADOW_FIELD)))
+        return to_graft(STR("1"));
     if (!suspended_is_prepared(x))
         return loop_current ? to_graft(request_field(&x->request, name)) : absent;
     /* Another thread may be reading: what is joined was joined when the request was suspended. */

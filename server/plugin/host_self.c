@@ -9,6 +9,8 @@
 #include <limits.h>
 #include <stdio.h>
 
+#define REFUSALS_TOLD 8u /* of graft_shared, of one version: what asks for thousands is told of */
+
 static int cooling_all; /* atomic: the drain has closed the listeners */
 
 void chain_set_cooling(void)
@@ -197,7 +199,7 @@ static void *host_shared(graft_self *self, const char *name, size_t size, uint32
         return NULL;
     }
     void *mem = shared_get(&v->shared, v->plugin, name, size, schema, fresh, &err);
-    if (!mem)
+    if (!mem && v->shared.refused++ < REFUSALS_TOLD)
         misuse(v, err.text);
     return mem;
 }

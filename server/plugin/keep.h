@@ -22,6 +22,7 @@
 #include "plugin/quarantine.h"
 #include "plugin/signature.h"
 #include "plugin/stage.h"
+#include "plugin/trial.h"
 
 struct keep;
 
@@ -86,6 +87,13 @@ bool keep_find(struct keep *k, const char *plugin, const struct identity *but, s
 /* The good version with that file and, unless NULL, that configuration. The caller's to fini. */
 bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha256,
                     struct kept *out);
+
+/* It serves as a canary (again, with another weight); true: that is news, to be saved. */
+bool keep_trial(struct keep *k, const struct trial *trial);
+/* It does no longer. One that becomes good or quarantined is not on trial either. */
+bool keep_trial_end(struct keep *k, const struct identity *identity);
+/* It was one when the store was last told. */
+bool keep_is_on_trial(struct keep *k, const struct identity *identity, struct trial *out);
 
 /* Calls for each, newest first, with the lock held: `fn` must not call back. */
 void keep_each(struct keep *k, void (*fn)(const struct kept *kept, void *arg), void *arg);

@@ -81,6 +81,24 @@ static void put_quarantine(struct json_out *j, const struct quarantine *q)
     json_close(j, ']');
 }
 
+/* Only when there are: a graftd that knows of none reads what has none. */
+static void put_trials(struct json_out *j, const struct trials *t)
+{
+    if (t->n == 0)
+        return;
+    json_open(j, "canaries", '[');
+    for (size_t i = 0; i < t->n; i++) {
+        const struct trial *trial = &t->list[i];
+        json_open(j, NULL, '{');
+        json_put_z(j, "plugin", trial->identity.plugin);
+        put_identity(j, &trial->identity);
+        json_put_u64(j, "weight", trial->weight);
+        json_put_bool(j, "held", trial->held);
+        json_close(j, '}');
+    }
+    json_close(j, ']');
+}
+
 int keep_index_write(const struct keep_model *m, struct buf *out)
 {
     struct json_out j;
@@ -89,6 +107,7 @@ int keep_index_write(const struct keep_model *m, struct buf *out)
     json_put_int(&j, "graft_state", FORMAT);
     put_plugins(&j, m);
     put_quarantine(&j, &m->quarantine);
+    put_trials(&j, &m->trials);
     json_close(&j, '}');
     return j.failed || buf_puts(out, "\n") != 0 ? -1 : 0;
 }
@@ -349,6 +368,39 @@ static int read_crashes(struct json_value list, struct quarantine *q, struct err
     return 0;
 }
 
+static int read_trial(struct json_value v, struct keep_model *m, struct err *err)
+{
+    struct trial trial;
+    int64_t weight;
+    if (check_members(v, " plugin sha256 config_sha256 weight held ", err) != 0 ||
+        read_plugin(v, trial.identity.plugin, err) != 0 ||
+        read_identity(v, &trial.identity, err) != 0)
+        return -1;
+    struct json_value w = json_get(v, "weight"), held = json_get(v, "held");
+    if (!json_present(w) || json_int(w, &weight) != 0 || weight < 0 || weight > 99)
+        return json_fail(v, err, "weight: expected 0 to 99");
+    if (!json_present(held) || json_bool(held, &trial.held) != 0)
+        return json_fail(v, err, "held: expected true or false");
+    trial.weight = (unsigned)weight;
+    for (size_t i = 0; i < m->trials.n; i++)
+        if (strcmp(m->trials.list[i].identity.plugin, trial.identity.plugin) == 0)
+            return json_fail(v, err, "this plugin is there twice");
+    trials_set(&m->trials, &trial);
+    return 0;
+}
+
+static int read_trials(struct json_value list, struct keep_model *m, struct err *err)
+{
+    if (!json_present(list))
+        return 0;
+    if (json_type(list) != JSON_ARRAY || json_count(list) > TRIALS_MAX)
+        return json_fail(list, err, "canaries: expected an array of at most %d", TRIALS_MAX);
+    for (size_t i = 0; i < json_count(list); i++)
+        if (read_trial(json_at(list, i), m, err) != 0)
+            return -1;
+    return 0;
+}
+
 /* ---- Reading: the whole ---------------------------------------------------------------------- */
 
 static int check_format(struct json_value root, bool *newer, struct err *err)
@@ -371,7 +423,7 @@ static int read_root(struct json_value root, struct keep_model *m, bool *newer, 
 {
     static const char *const parts[] = { "plugins", "quarantine", "crashes" };
     if (check_format(root, newer, err) != 0 ||
-        check_members(root, " graft_state plugins quarantine crashes ", err) != 0)
+        check_members(root, " graft_state plugins quarantine crashes canaries ", err) != 0)
         return -1;
     for (size_t i = 0; i < ARRAY_LEN(parts); i++)
         if (!json_present(json_get(root, parts[i])))
@@ -379,7 +431,9 @@ static int read_root(struct json_value root, struct keep_model *m, bool *newer, 
     if (read_plugins(json_get(root, "plugins"), m, err) != 0 ||
         read_quarantine(json_get(root, "quarantine"), m, err) != 0)
         return -1;
-    return read_crashes(json_get(root, "crashes"), &m->quarantine, err);
+    if (read_crashes(json_get(root, "crashes"), &m->quarantine, err) != 0)
+        return -1;
+    return read_trials(json_get(root, "canaries"), m, err);
 }
 
 int keep_index_read(const char *name, const char *text, size_t len, struct keep_model *m,

@@ -1,4 +1,5 @@
-/* Between keep.c (what is known), keep_index.c (its text) and keep_folder.c (its files) only. */
+/* Between keep.c (questions and changes), keep_model.c (what is known), keep_write.c (when it is
+   written), keep_index.c (its text) and keep_folder.c (its files) only. */
 #ifndef GRAFT_PLUGIN_KEEP_PRIVATE_H
 #define GRAFT_PLUGIN_KEEP_PRIVATE_H
 
@@ -21,6 +22,7 @@ struct keep_model {
     struct list plugins; /* changed last first */
     size_t nplugins;
     struct quarantine quarantine;
+    struct trials trials;
 };
 
 void keep_model_init(struct keep_model *m);
@@ -29,6 +31,8 @@ void keep_model_fini(struct keep_model *m);
 bool keep_model_good(struct keep_model *m, const struct kept *kept);
 /* False: it was none. */
 bool keep_model_forget(struct keep_model *m, const struct identity *identity);
+
+struct keep_plugin *keep_model_plugin(const struct keep_model *m, const char *plugin); /* or NULL */
 
 /* keep_index.c. -1: no memory. */
 int keep_index_write(const struct keep_model *m, struct buf *out);
@@ -46,7 +50,10 @@ struct keep_folder {
     ssize_t token_len;
     char *path;
 };
-#define KEEP_FOLDER_NONE { -1, -1, -1, -1, { 0 }, 0, NULL }
+#define KEEP_FOLDER_NONE                                                                           \
+    {                                                                                              \
+        -1, -1, -1, -1, { 0 }, 0, NULL                                                             \
+    }
 /* The state folder, locked (`lock`: as of keep_lock, or -1; stays the caller's), ours from now on:
    0, or -1: err says why not; 1: there is none to use. What a process that had it before would
    write now is not written; for it that is no error. */
@@ -58,8 +65,9 @@ void keep_folder_close(struct keep_folder *f);
 int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *err);
 int keep_folder_write(const struct keep_folder *f, const struct buf *text, struct err *err);
 int keep_folder_set_aside(const struct keep_folder *f, struct err *err); /* the index, as .bad */
-/* Copies the file at `from` to files/SHA256, if it has that hash; 1: there is none. It is on the disk only after
-   keep_folder_sync, and an index may name it only then; what no index names, a start removes. */
+/* Copies the file at `from` to files/SHA256, if it has that hash; 1: there is none. It is on the
+   disk only after keep_folder_sync, and an index may name it only then; what no index names, a
+   start removes. */
 int keep_folder_add(const struct keep_folder *f, const char *sha256, const char *from,
                     struct err *err);
 int keep_folder_sync(const struct keep_folder *f, const char *sha256, struct err *err);
@@ -67,6 +75,35 @@ bool keep_folder_has(const struct keep_folder *f, const char *sha256);
 /* Removes the files for which `wanted` is false, but for one that is being copied. */
 void keep_folder_sweep(const struct keep_folder *f, bool (*wanted)(const char *name, void *arg),
                        void *arg);
+
+#define KEEP_MAGIC 0x6b656570u
+
+struct keep {
+    unsigned magic;
+    pthread_mutex_t lock;
+    struct keep_model model;   /* protected by lock */
+    uint64_t changes, written; /* too: of the model; those that the index holds */
+    struct keep_folder folder;
+    pthread_mutex_t
+        files; /* what comes into the folder of files and leaves it; never synced with it */
+    bool usable, lasting;
+
+    /* Control's, but for what the jobs do. */
+    struct loader *loader, *writer;
+    struct event *later, *copy_later;
+    void (*idle)(void *arg);
+    void *arg;
+    struct job copy, save; /* new files; all the rest */
+    bool copying, copy_again, copy_failed;
+    bool saving, save_again, save_behind; /* behind: as soon as files are copied */
+    bool lacking;                         /* see keep_lacks */
+    struct err lacks;
+    bool told; /* that it cannot be written, and it has not been since */
+};
+
+/* keep_write.c. By the model, or, when that has changed, perhaps by the index: then the next sweep
+   decides. `arg`: the store. */
+bool keep_is_wanted(const char *name, void *arg);
 
 /* For tests: called before each step of writing, with its name. NULL otherwise. */
 extern void (*keep_folder_step)(const char *step);

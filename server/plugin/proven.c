@@ -11,7 +11,7 @@
 
 struct entry {
     char sha256[HASH];
-    uint32_t len;
+    uint32_t len, forgotten;
 };
 
 static struct proven_area *area;
@@ -46,7 +46,7 @@ static unsigned char *find(const char *sha256, struct entry *out)
     return NULL;
 }
 
-int proven_find(const char *sha256, struct descriptor *out)
+int proven_declared(const char *sha256, struct descriptor *out)
 {
     struct entry e;
     struct err err;
@@ -54,19 +54,30 @@ int proven_find(const char *sha256, struct descriptor *out)
     return here != NULL ? descriptor_decode(here + sizeof e, e.len, out, &err) : -1;
 }
 
+int proven_find(const char *sha256, struct descriptor *out)
+{
+    struct entry e;
+    return find(sha256, &e) != NULL && !e.forgotten ? proven_declared(sha256, out) : -1;
+}
+
 void proven_forget(const char *sha256)
 {
     struct entry e;
     unsigned char *here = find(sha256, &e);
-    if (here != NULL)
-        memset(here, 0, HASH);
+    if (here == NULL)
+        return;
+    e.forgotten = 1;
+    memcpy(here, &e, sizeof e);
 }
 
 void proven_add(const char *sha256, const struct descriptor *d)
 {
     struct buf text = { 0 };
     struct entry e = { .len = 0 };
-    if (area == NULL || strlen(sha256) != HASH || find(sha256, &e) != NULL ||
+    unsigned char *there = find(sha256, &e);
+    if (there != NULL && e.forgotten)
+        memset(there, 0, HASH);
+    if (area == NULL || strlen(sha256) != HASH || (there != NULL && !e.forgotten) ||
         descriptor_encode(d, &text) != 0 || text.len > PROVEN_SIZE - sizeof e) {
         buf_fini(&text);
         return;
@@ -78,6 +89,7 @@ void proven_add(const char *sha256, const struct descriptor *d)
     }
     memcpy(e.sha256, sha256, HASH);
     e.len = (uint32_t)text.len;
+    e.forgotten = 0;
     memcpy(area->bytes + used, &e, sizeof e);
     memcpy(area->bytes + used + sizeof e, text.data, text.len);
     atomic_store(&area->used, used + (uint32_t)(sizeof e + text.len));

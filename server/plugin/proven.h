@@ -25,5 +25,7 @@ void proven_open(struct proven_area *area);
 int proven_find(const char *sha256, struct descriptor *out);
 void proven_add(const char *sha256, const struct descriptor *d);
 void proven_forget(const char *sha256); /* it crashed: it is tried again */
+/* As proven_find, also of one that has been forgotten: what it declared before it crashed. */
+int proven_declared(const char *sha256, struct descriptor *out);
 
 #endif

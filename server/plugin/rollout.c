@@ -70,6 +70,36 @@ static void tell(struct rollout *r, const char *text)
     r->told = true;
 }
 
+#define SHADOW_TELL_US 60000000u
+
+/* The first difference at once, then at most one line a minute. */
+static void tell_shadows(struct rollout *r, const struct canary *c)
+{
+    struct shadow_sums s;
+    struct log_line line;
+    version_sum_shadows(c->version, &s);
+    uint64_t n = shadow_differences(&s), now = clock_us();
+    if (n <= r->shadow_told || (r->shadow_told > 0 && now - r->shadow_told_us < SHADOW_TELL_US))
+        return;
+    r->shadow_told = n;
+    r->shadow_told_us = now;
+    log_begin(&line, LOG_WARN, "shadow", "%s %s: %llu of %llu shadow answers differ", r->plugin,
+              r->id, (unsigned long long)n, (unsigned long long)s.requests);
+    log_z(&line, "plugin", r->plugin);
+    log_z(&line, "id", r->id);
+    log_z(&line, "stable", r->stable);
+    log_u64(&line, "percent", c->shadow);
+    log_u64(&line, "requests", s.requests);
+    for (unsigned o = 0; o < SHADOW_OUTCOMES; o++)
+        log_u64(&line, shadow_outcome_name((enum shadow_outcome)o), s.outcomes[o]);
+    if (s.nexamples > 0) {
+        log_z(&line, "path", s.examples[0].path);
+        log_u64(&line, "status_given", s.examples[0].status);
+        log_u64(&line, "status_shadow", s.examples[0].shadow_status);
+    }
+    log_end(&line);
+}
+
 /* ---- What is done ---------------------------------------------------------------------------- */
 
 static void answered(struct swap_ask *ask, const struct swap_result *result)
@@ -144,6 +174,10 @@ static void decide(struct rollouts *rs, struct rollout *r)
     }
     if (r->judgement.verdict == JUDGE_WORSE)
         ask(rs, r, SWAP_ABORT, 0);
+    else if (r->held && over && r->judgement.verdict == JUDGE_GOOD)
+        tell(r, "is no worse; its share is held by hand: promote it, or set another");
+    else if (r->held)
+        return;
     else if (over && (r->judgement.verdict == JUDGE_GOOD || r->weight == 0))
         advance(rs, r, how); /* at 0 % there is nothing to be judged */
     else if (over)
@@ -163,6 +197,7 @@ static void look(struct rollouts *rs, struct rollout *r, const struct canary *c)
     judge_sample_between(&now, &r->before, &r->sample);
     judge_sample_between(&stable_now, &r->stable_before, &r->stable_sample);
     judge(&r->stable_sample, &r->sample, &limits, &r->judgement);
+    tell_shadows(r, c);
     if (!r->asked)
         decide(rs, r);
 }
@@ -236,6 +271,7 @@ void rollouts_follow(struct rollouts *rs, const struct generation *g)
         snprintf(r->stable, sizeof r->stable, "%s", c->stable->id);
         if (fresh || r->weight != c->weight)
             step(r, c);
+        r->held = c->held;
     }
     if (g->ncanaries > 0)
         look_again(rs);

@@ -2,7 +2,8 @@
  * Rollouts: a look five times a second at each canary that serves, beside its stable version. A
  * worse one is taken back, a good one gets the next step's share and at last everything, one with
  * too little traffic waits. What is done is asked of the swap like anyone's wish; who watches
- * without being allowed to act ("auto": false, or no "rollout" at all) only says what it sees.
+ * without being allowed to act ("auto": false, or no "rollout" at all) only says what it sees. A
+ * share that was set by hand is held: no step follows by itself, but a worse one is taken back.
  * Control thread.
  */
 #ifndef GRAFT_PLUGIN_ROLLOUT_H
@@ -19,12 +20,14 @@ struct rollout {
     bool on;
     char plugin[CONFIG_NAME_MAX + 1], id[40], stable[40];
     unsigned weight;
+    bool held;
     uint64_t step_us; /* when this share began; both samples begin there */
     struct version_sums before, stable_before;
     struct judge_sample sample, stable_sample;
     struct judgement judgement;
-    bool told;  /* of this step: that it waits, or what it would do */
-    bool asked; /* `ask` is on its way */
+    bool told;                            /* of this step: that it waits, or what it would do */
+    bool asked;                           /* `ask` is on its way */
+    uint64_t shadow_told, shadow_told_us; /* differences that were told of, and when */
     struct swap_ask ask;
     char why[256], evidence[512]; /* of a worse one, for the quarantine */
 };

@@ -415,6 +415,32 @@ static void decide(struct scan *s, struct found *f, int dirfd)
         unstage(s, f);
 }
 
+/* ---- Missing plugins ------------------------------------------------------------------------- */
+
+/* What a quarantined file declared, of which nothing is served: from memory, else from a probe. */
+static void describe_missing(struct scan *s, struct found *f, int dirfd)
+{
+    struct found look = { .path = f->path, .file = f->file };
+    if (f->desc.name != NULL || proven_declared(f->sha256, &f->desc) == 0)
+        return;
+    memcpy(look.sha256, f->sha256, sizeof look.sha256);
+    if (copy_file(s, &look, dirfd) == 0 && strcmp(look.sha256, f->sha256) == 0 &&
+        check_signature(s, &look, dirfd) == 0 && describe(s, &look) == 0) {
+        f->desc = look.desc;
+        memset(&look.desc, 0, sizeof look.desc);
+    }
+    unstage(s, &look);
+    look.path = look.file = NULL;
+    found_fini(&look);
+}
+
+static void describe_all_missing(struct scan *s, int dirfd)
+{
+    for (size_t i = 0; s->stand_ins && i < s->nfound; i++)
+        if (s->found[i].kind == FOUND_QUARANTINED)
+            describe_missing(s, &s->found[i], dirfd);
+}
+
 /* ---- Duplicates ------------------------------------------------------------------------------ */
 
 static void set_duplicate(struct scan *s, struct found *f, const struct found *other)
@@ -466,6 +492,7 @@ void scan_work(struct job *job)
             }
         find_duplicates(s);
         job->rc = scan_serve_kept(s, &job->err);
+        describe_all_missing(s, dirfd);
     } else {
         job->rc = -1;
     }

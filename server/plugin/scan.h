@@ -31,7 +31,7 @@ struct found {
     char *plugin;             /* NULL: not known */
     struct staged *staged;    /* FOUND_NEW */
     char signer[SIGNER_SIZE]; /* FOUND_NEW: whose signature was verified; "" = nobody's */
-    struct descriptor desc;   /* FOUND_NEW: from the probe */
+    struct descriptor desc;   /* FOUND_NEW: from the probe. FOUND_QUARANTINED: may be there */
     const char *stage;   /* failed: "scan", "stage", "signature", "preflight", "probe"; or what is
                             remembered */
     char *stage_copy;    /* its memory, when remembered */
@@ -39,6 +39,8 @@ struct found {
     char key[KNOWN_KEY]; /* failed: to be remembered under; "" = not to be */
     char *quarantined;   /* why the file is; NULL: it is not */
     bool kept;           /* FOUND_NEW: staged from the store, in place of the file */
+    bool waits;          /* kept: the file is not judged yet, and is to be a canary; */
+    struct trial trial;  /* it was one like that; plugin "": by its rollout, from the first step */
     char *config_text, config_sha256[65]; /* kept: what it runs with */
 };
 
@@ -57,6 +59,8 @@ struct scan {
     struct keep *keep;      /* may be NULL */
     bool retry;             /* what failed before or is quarantined is tried again */
     const char *retry_only; /* NULL, or the plugin that `retry` is about */
+    bool stand_ins;         /* of what is quarantined and has no good version, routes are wanted */
+    bool first;             /* nothing serves yet: what is not judged waits beside the good one */
     bool new_config;        /* what serves is held against its demands, and warned of */
     struct scan_active *active;
     size_t nactive;
@@ -77,7 +81,8 @@ void scan_fini(struct scan *s); /* what is staged and not taken (staged = NULL) 
 /* scan_kept.c, for scan.c. [loader] */
 bool scan_is_quarantined(struct scan *s, struct found *f, const struct config_plugin *cfg);
 bool scan_describe_good(struct scan *s, struct found *f); /* without a probe; false: it needs one */
-/* In place of quarantined files, where nothing serves. -1: it cannot be said now which can be used. */
+/* In place of quarantined files, where nothing serves, and, at the start, of files that are not judged
+   yet. -1: it cannot be said now which can be used. */
 int scan_serve_kept(struct scan *s, struct err *err);
 
 #endif

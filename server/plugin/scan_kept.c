@@ -1,7 +1,8 @@
 /*
  * [loader] Where a scan meets the store: a file that is quarantined is left alone, and when nothing
- * of its plugin serves, the last good version takes its place; a known good file need not be
- * probed; and a rollback is a scan that looks at nothing but the store.
+ * of its plugin serves, the last good version takes its place, as it does at the start for a file
+ * that was a canary or is to have a rollout; a known good file need not be probed; and a rollback
+ * is a scan that looks at nothing but the store.
  */
 #include "plugin/scan.h"
 
@@ -100,40 +101,98 @@ static bool serves(const struct scan *s, const char *plugin)
     return false;
 }
 
-/* From the newest on; one that cannot be used is forgotten, so this ends. For want of descriptors,
-   memory or room none is: the scan fails, and the next one may have them. */
-static int serve_kept(struct scan *s, struct found *f, struct err *out)
+/* Makes `f` the kept version. 1: it cannot be used, which is told, and is forgotten; -1: not now,
+   for want of descriptors, memory or room: the scan fails, and the next one may have them. */
+static int take_kept(struct scan *s, struct found *f, const struct kept *kept, struct err *out)
+{
+    struct err err;
+    errno = 0;
+    if (take(s, f, kept, &err) == 0)
+        return 0;
+    if (err_is_lack(errno))
+        return err_set(out, "plugin \"%s\": the kept version %.12s cannot be used now: %s",
+                       f->plugin, kept->identity.sha256, err.text);
+    log_msg(LOG_WARN, "plugin_warning", "plugin \"%s\": the kept version %.12s cannot be used: %s",
+            f->plugin, kept->identity.sha256, err.text);
+    keep_forget(s->keep, &kept->identity);
+    return 1;
+}
+
+/* From the newest on; one that cannot be used is forgotten, so this ends. */
+static int serve_kept(struct scan *s, struct found *f, struct err *err)
 {
     struct kept kept;
-    struct err err;
-    while (keep_find(s->keep, f->plugin, NULL, &kept)) {
-        errno = 0;
-        int rc = take(s, f, &kept, &err), why = errno;
-        if (rc != 0 && err_is_lack(why)) {
-            err_set(out, "plugin \"%s\": the kept version %.12s cannot be used now: %s", f->plugin,
-                    kept.identity.sha256, err.text);
-            kept_fini(&kept);
-            return -1;
-        }
-        if (rc != 0) {
-            log_msg(LOG_WARN, "plugin_warning",
-                    "plugin \"%s\": the kept version %.12s cannot be used: %s", f->plugin,
-                    kept.identity.sha256, err.text);
-            keep_forget(s->keep, &kept.identity);
-        }
+    int rc = 1;
+    while (rc > 0 && keep_find(s->keep, f->plugin, NULL, &kept)) {
+        rc = take_kept(s, f, &kept, err);
         kept_fini(&kept);
-        if (rc == 0)
-            break;
     }
+    return rc < 0 ? -1 : 0;
+}
+
+/* Not good yet: it was a canary when the process before ended, or has changed meanwhile and a
+   rollout is wanted. */
+static bool is_unjudged(struct scan *s, struct found *f, struct kept *good)
+{
+    struct identity identity;
+    const struct config_plugin *cfg = config_plugin(s->config, f->plugin);
+    identity_set(&identity, f->plugin, f->sha256, cfg->config_sha256);
+    bool was_canary = keep_is_on_trial(s->keep, &identity, &f->trial);
+    if ((!was_canary && cfg->rollout == NULL) || !keep_find(s->keep, f->plugin, NULL, good))
+        return false;
+    if (cfg->rollout != NULL && !f->trial.held)
+        f->trial.identity.plugin[0] = '\0';
+    if (!identity_same(&good->identity, &identity))
+        return true;
+    kept_fini(good);
+    return false;
+}
+
+/* The good version serves; the file, which is found again by the next scan, follows as a canary. */
+static int serve_beside(struct scan *s, struct found *f, const struct kept *good, struct err *err)
+{
+    struct found instead = { .path = f->path, .file = f->file, .plugin = f->plugin };
+    int rc = take_kept(s, &instead, good, err);
+    if (rc != 0) {
+        descriptor_fini(&instead.desc);
+        free(instead.config_text);
+        return rc;
+    }
+    unstage(s, f);
+    descriptor_fini(&f->desc);
+    free(f->config_text);
+    f->staged = instead.staged;
+    f->desc = instead.desc;
+    f->config_text = instead.config_text;
+    memcpy(f->config_sha256, instead.config_sha256, sizeof f->config_sha256);
+    memcpy(f->signer, instead.signer, sizeof f->signer);
+    f->kept = f->waits = true;
     return 0;
+}
+
+static int hold_back(struct scan *s, struct found *f, struct err *err)
+{
+    struct kept good;
+    int rc = 1;
+    while (rc > 0 && is_unjudged(s, f, &good)) {
+        rc = serve_beside(s, f, &good, err);
+        kept_fini(&good);
+    }
+    return rc < 0 ? -1 : 0;
 }
 
 int scan_serve_kept(struct scan *s, struct err *err)
 {
-    for (size_t i = 0; i < s->nfound; i++)
-        if (s->found[i].kind == FOUND_QUARANTINED && !serves(s, s->found[i].plugin) &&
-            serve_kept(s, &s->found[i], err) != 0)
+    for (size_t i = 0; i < s->nfound; i++) {
+        struct found *f = &s->found[i];
+        int rc = 0;
+        if (f->kind == FOUND_QUARANTINED && !serves(s, f->plugin))
+            rc = serve_kept(s, f, err);
+        else if (f->kind == FOUND_NEW && s->first)
+            rc = hold_back(s, f, err);
+        if (rc != 0)
             return -1;
+    }
     return 0;
 }
 

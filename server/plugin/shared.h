@@ -35,6 +35,7 @@ struct shared_key {
 struct shared_user {
     struct shared_use *uses; /* protected by the registry's lock */
     bool promoted, abandoned;
+    unsigned refused; /* calls of shared_get; the caller's, who tells of some [loader] */
 };
 
 /* The block, made if there is none; *fresh (may be NULL): it was. NULL: why. [loader] */

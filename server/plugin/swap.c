@@ -96,6 +96,12 @@ static void scanned(struct job *job)
     round_scanned(s);
 }
 
+static void add_active(struct swap *s, const struct version *v)
+{
+    s->scan.active[s->scan.nactive++] =
+        (struct scan_active){ v->plugin, v->sha256, v->config_sha256, v->staged.path };
+}
+
 static int scan_prepare(struct swap *s)
 {
     unsigned n = s->current != NULL ? s->current->nversions : 0;
@@ -107,21 +113,18 @@ static int scan_prepare(struct swap *s)
     s->scan.config = s->round.config;
     s->scan.retry = s->round.want.retry || s->round.wish == SWAP_CANARY;
     s->scan.retry_only = s->round.wish == SWAP_CANARY ? s->round.plugin : NULL;
+    s->scan.stand_ins = s->deps.after_crash;
+    s->scan.first = s->round.first;
     s->scan.new_config = s->round.want.config != NULL;
     s->scan.active = calloc(n + ncanaries + 1u, sizeof *s->scan.active);
     if (s->scan.active == NULL)
         return -1;
-    for (unsigned i = 0; i < n; i++) {
-        const struct version *v = s->current->versions[i];
-        s->scan.active[i] =
-            (struct scan_active){ v->plugin, v->sha256, v->config_sha256, v->staged.path };
-    }
-    for (unsigned i = 0; i < ncanaries; i++) {
-        const struct version *v = s->current->canaries[i].version;
-        s->scan.active[n++] =
-            (struct scan_active){ v->plugin, v->sha256, v->config_sha256, v->staged.path };
-    }
-    s->scan.nactive = n;
+    s->scan.nactive = 0;
+    for (unsigned i = 0; i < n; i++)
+        if (!s->current->versions[i]->stand_in)
+            add_active(s, s->current->versions[i]);
+    for (unsigned i = 0; i < ncanaries; i++)
+        add_active(s, s->current->canaries[i].version);
     s->scan.job.work = s->round.rollback ? scan_revert_work : scan_work;
     s->scan.job.done = scanned;
     s->scan.job.hung = NULL; /* no plugin's code runs in it; the probe has its own deadline */
@@ -192,6 +195,8 @@ static void take_asks(struct swap *s)
         list_add_tail(&r->asks, &ask->node);
         r->wish = ask->wish;
         r->weight = ask->weight;
+        r->shadow = ask->shadow;
+        r->shadow_asked = ask->shadow_asked;
         r->by = ask->by;
         r->evidence = ask->evidence;
         snprintf(r->why, sizeof r->why, "%s",
@@ -448,6 +453,7 @@ int swap_open(struct swap **out, const struct swap_deps *deps, struct err *err)
     list_init(&s->versions);
     list_init(&s->waiting);
     list_init(&s->round.asks);
+    list_init(&s->trials);
     known_init(&s->known);
     if (make_events(s) != 0) {
         free_events(s);
@@ -497,6 +503,7 @@ void swap_close(struct swap **sp)
     CHECK(s, SWAP_MAGIC);
     watch_close(&s->watch);
     loader_close(&s->loader);
+    trials_drop(s);
     if (s->phase != PHASE_IDLE || !list_empty(&s->versions)) {
         left = s;
         (void)left;

@@ -34,7 +34,7 @@ struct swap_deps {
     struct pool *pool;
     struct keep *keep; /* plugin/keep.h; may be NULL */
     struct config *config;
-    bool after_crash; /* the first load goes without what is quarantined and has no good version */
+    bool after_crash; /* loads go without what is quarantined and has no good version: stand_in.h */
 
     /* Fills version->host (and serial); once for each version, before its first callback.
        [loader] */
@@ -92,6 +92,8 @@ struct swap_ask {
     const char *plugin;     /* lives until `done`; NULL for a scan */
     const char *id;         /* NULL, or the canary that is meant: another is refused */
     unsigned weight;        /* 0 to 99 */
+    bool shadow_asked;      /* SWAP_CANARY: with `shadow`; else as it was or is configured */
+    unsigned shadow;        /* 0 to 100 */
     bool retry;             /* try identities again that failed before or are quarantined */
     bool allow_empty;       /* the last plugin may vanish */
     bool from_watch;        /* plugins vanish only when missing in two scans */
@@ -131,6 +133,9 @@ uint64_t swap_stuck(const struct swap *s);       /* versions that are stuck now 
 /* The plugins' own health (plugin/health.h): ask in the background; what was said last. */
 void swap_ask_health(struct swap *s);
 bool swap_is_well(struct swap *s, struct buf *why);
+/* A line for each plugin that is missing (plugin/stand_in.h). True: the configuration cannot do
+   without one of them. */
+bool swap_misses(struct swap *s, struct buf *why);
 
 /* Swaps since the start, by outcome. A busy or drained one is not `failed` too. */
 struct swap_counts {

@@ -33,7 +33,7 @@ bool canary_is_wanted(struct swap *s, const char *plugin)
 {
     if (s->round.rollback)
         return false;
-    if (generation_version(s->current, plugin) == NULL)
+    if (swap_serving(s, plugin) == NULL)
         return false; /* there is nothing beside which it could serve */
     return s->round.wish == SWAP_CANARY || canary_of(s->current, plugin) != NULL ||
            config_plugin(s->round.config, plugin)->rollout != NULL;
@@ -50,7 +50,7 @@ static void refuse(struct swap *s, const char *id, const char *stage, const stru
 }
 
 static struct canary *add(struct swap *s, struct version *v, struct version *stable,
-                          unsigned weight)
+                          unsigned weight, bool held)
 {
     struct round *r = &s->round;
     const struct config_rollout *how = config_plugin(r->config, v->plugin)->rollout;
@@ -64,10 +64,11 @@ static struct canary *add(struct swap *s, struct version *v, struct version *sta
         return NULL;
     }
     struct canary *c = &r->canaries[r->ncanaries++];
-    *c = (struct canary){ .version = v, .stable = stable, .weight = weight };
+    *c = (struct canary){ .version = v, .stable = stable, .weight = weight, .held = held };
     if (how != NULL) {
         c->sticky = how->sticky;
         c->header = how->header;
+        c->shadow = how->shadow;
     }
     return c;
 }
@@ -79,6 +80,17 @@ static unsigned first_weight(struct swap *s, const char *plugin)
     if (s->round.wish == SWAP_CANARY)
         return s->round.weight;
     return how != NULL ? how->steps[0] : old != NULL ? old->weight : 0;
+}
+
+/* By hand now, or before; else as add() took it from the configuration. */
+static void give_shadow(struct swap *s, struct canary *c, const struct canary *old)
+{
+    const struct round *r = &s->round;
+    bool now =
+        r->wish == SWAP_CANARY && r->shadow_asked && strcmp(c->version->plugin, r->plugin) == 0;
+    c->shadow_asked = now || (old != NULL && old->shadow_asked);
+    if (c->shadow_asked)
+        c->shadow = now ? r->shadow : old->shadow;
 }
 
 static struct version *in(struct version *const *list, size_t n, const char *plugin)
@@ -134,11 +146,14 @@ static void go_on(struct swap *s, const struct canary *c)
         leave(s, c->version, "removed");
         return;
     }
-    struct canary *next = add(s, c->version, stable, c->weight);
+    struct canary *next = add(s, c->version, stable, c->weight, c->held);
+    if (next != NULL)
+        give_shadow(s, next, c);
     if (next != NULL && r->wish == SWAP_CANARY && strcmp(plugin, r->plugin) == 0 &&
         is_version(s, f, c->version)) {
         next->weight = r->weight;
-        r->reweighed = next->weight != c->weight;
+        next->held = true;
+        r->reweighed = next->weight != c->weight || next->shadow != c->shadow || !c->held;
     }
 }
 
@@ -148,7 +163,7 @@ static void check_wish(struct swap *s)
     struct round *r = &s->round;
     struct err err;
     const struct found *f = found_of(s, r->plugin);
-    const struct version *stable = generation_version(s->current, r->plugin);
+    const struct version *stable = swap_serving(s, r->plugin);
     if (r->broken || in(r->fresh, r->nfresh, r->plugin) != NULL)
         return;
     if (stable == NULL)
@@ -178,8 +193,12 @@ void canary_plan(struct swap *s)
         go_on(s, &s->current->canaries[i]);
     for (size_t i = 0; i < r->nfresh && !r->broken; i++) {
         struct version *v = r->fresh[i];
+        struct canary *c = NULL;
         if (v->canary)
-            add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin));
+            c = add(s, v, in(r->next, r->nnext, v->plugin), first_weight(s, v->plugin),
+                    r->wish == SWAP_CANARY);
+        if (c != NULL)
+            give_shadow(s, c, canary_of(s->current, v->plugin));
     }
     if (r->wish == SWAP_CANARY)
         check_wish(s);
@@ -279,6 +298,8 @@ static void log_canary(const struct canary *c)
     retire_log_identity(&line, c->version);
     log_z(&line, "stable", c->stable->id);
     log_u64(&line, "weight", c->weight);
+    if (c->shadow > 0)
+        log_u64(&line, "shadow", c->shadow);
     log_end(&line);
 }
 
@@ -288,12 +309,15 @@ void canary_installed(struct swap *s)
     for (unsigned i = 0; i < g->nversions; i++) {
         g->versions[i]->canary = false;
         g->versions[i]->weight = 100;
+        g->versions[i]->shadow = 0;
     }
     for (unsigned i = 0; i < g->ncanaries; i++) {
         const struct canary *c = &g->canaries[i];
-        bool told = c->version->canary && c->version->weight == c->weight && c->version->told;
+        bool told = c->version->canary && c->version->weight == c->weight &&
+                    c->version->shadow == c->shadow && c->version->told;
         c->version->canary = c->version->told = true;
         c->version->weight = c->weight;
+        c->version->shadow = c->shadow;
         c->stable->weight = 100 - c->weight;
         if (!told)
             log_canary(c);

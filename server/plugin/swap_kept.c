@@ -56,6 +56,14 @@ static int refuse_not_served(struct swap *s, const char *plugin, const char **wo
                    plugin);
 }
 
+static int refuse_missing(const struct version *v, struct err *err)
+{
+    return err_set(err,
+                   "%s: put another file into the plugin folder, or try it again: graftctl reload "
+                   "--retry",
+                   v->store_why);
+}
+
 int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word, struct err *err)
 {
     struct round *r = &s->round;
@@ -63,6 +71,8 @@ int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word
     *word = "refused";
     if (v == NULL)
         return refuse_not_served(s, ask->rollback, word, err);
+    if (v->stand_in)
+        return refuse_missing(v, err);
     identity_of(v, &r->from);
     if (!keep_find(s->deps.keep, v->plugin, &r->from, &s->scan.revert))
         return refuse_no_good(s, v, err);
@@ -98,11 +108,13 @@ static void set_error(struct found *f, const char *serves, const char *how)
 
 void take_quarantined(struct swap *s, struct found *f)
 {
-    const struct version *v = generation_version(s->current, f->plugin);
+    const struct version *v = swap_serving(s, f->plugin);
     if (f->kept)
         set_error(f, f->staged->id, " from the store serves");
     else if (v != NULL)
         set_error(f, v->id, " serves on");
+    else if (s->deps.after_crash)
+        set_error(f, NULL, "no good version is kept, its routes answer 503");
     else
         set_error(f, NULL, "no good version is kept, it is not served");
     bool refused = s->round.first && !f->kept;
@@ -120,6 +132,9 @@ void version_from_store(struct swap *s, struct version *v, const struct found *f
     int n =
         r->rollback
             ? asprintf(&v->store_why, "from the store: rolled back from %s: %s", r->from_id, r->why)
+        : f->waits
+            ? asprintf(&v->store_why, "from the store: %s (%.12s) is not judged yet: a canary",
+                       f->file, f->sha256)
             : asprintf(&v->store_why, "from the store: %s (%.12s) is quarantined: %s", f->file,
                        f->sha256, f->quarantined != NULL ? f->quarantined : "?");
     if (n < 0)
@@ -167,6 +182,27 @@ static void log_rollback(const struct round *r, const struct version *to)
     log_end(&line);
 }
 
+/* So that a start knows which files have only been canaries. */
+static bool note_trials(struct swap *s)
+{
+    const struct round *r = &s->round;
+    struct trial trial;
+    bool changed = false;
+    for (size_t i = 0; i < r->nleaving; i++)
+        if (r->leaving[i]->canary) {
+            identity_of(r->leaving[i], &trial.identity);
+            changed = keep_trial_end(s->deps.keep, &trial.identity) || changed;
+        }
+    for (unsigned i = 0; i < s->current->ncanaries; i++) {
+        const struct canary *c = &s->current->canaries[i];
+        identity_of(c->version, &trial.identity);
+        trial.weight = c->weight;
+        trial.held = c->held;
+        changed = keep_trial(s->deps.keep, &trial) || changed;
+    }
+    return changed;
+}
+
 /* A canary is good when it has been promoted, and one that was taken back is quarantined. */
 static bool canary_kept(struct swap *s)
 {
@@ -190,15 +226,16 @@ void kept_adopted(struct swap *s)
     struct round *r = &s->round;
     bool changed = canary_kept(s);
     for (size_t i = 0; i < r->nfresh; i++)
-        if (!r->fresh[i]->canary)
+        if (!r->fresh[i]->canary && !r->fresh[i]->stand_in)
             note_good(s, r->fresh[i]);
     if (r->rollback && r->nfresh > 0) {
         s->counts.rollbacks++;
         log_rollback(r, r->fresh[0]);
         keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
     }
-    if (r->nfresh > 0 || changed)
-        keep_save(s->deps.keep, r->rollback || r->wish == SWAP_ABORT || s->draining);
+    bool trials = note_trials(s);
+    if (r->nfresh > 0 || changed || trials)
+        keep_save(s->deps.keep, r->rollback || r->wish == SWAP_ABORT || trials || s->draining);
 }
 
 /* ---- Names that need no probe ---------------------------------------------------------------- */

@@ -6,12 +6,19 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "plugin/stand_in.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ABSENCE_MS 1000
+
+struct version *swap_serving(const struct swap *s, const char *plugin)
+{
+    struct version *v = generation_version(s->current, plugin);
+    return v != NULL && !v->stand_in ? v : NULL;
+}
 
 bool round_forgives(struct swap *s, const char *plugin)
 {
@@ -58,6 +65,8 @@ static void take_new(struct swap *s, struct found *f)
         take_quarantined(s, f);
     if (f->kept)
         version_from_store(s, v, f);
+    if (f->waits)
+        trial_waits(s, f);
     free(f->staged);
     f->staged = NULL;
     v->state = VERSION_STAGED;
@@ -107,6 +116,25 @@ static void take_failed(struct swap *s, const struct found *f)
         s->round.broken = true;
 }
 
+/* After a crash the server runs without it, and tells who asks. */
+static void take_missing(struct swap *s, struct found *f)
+{
+    const struct version *v = generation_version(s->current, f->plugin);
+    take_quarantined(s, f);
+    if (!s->deps.after_crash || swap_serving(s, f->plugin) != NULL)
+        return;
+    if (v != NULL && strcmp(v->sha256, f->sha256) == 0 &&
+        strcmp(v->config_sha256, config_plugin(s->round.config, f->plugin)->config_sha256) == 0)
+        return; /* somebody stands in already */
+    struct version *made = stand_in_new(s->deps.loops, s->deps.nloops, f, s->round.config);
+    if (made == NULL) {
+        no_memory(s);
+        return;
+    }
+    list_add_tail(&s->versions, &made->node);
+    s->round.fresh[s->round.nfresh++] = made;
+}
+
 static void take_found(struct swap *s)
 {
     for (size_t i = 0; i < s->scan.nfound; i++) {
@@ -132,7 +160,7 @@ static void take_found(struct swap *s)
             report_file_failed(s, f, true);
             break;
         case FOUND_QUARANTINED:
-            take_quarantined(s, f);
+            take_missing(s, f);
             break;
         case FOUND_DISABLED:
             break;
@@ -191,6 +219,22 @@ static const char *named_by(const struct config *cfg, const char *plugin, char k
         return key;
     }
     return NULL;
+}
+
+bool swap_misses(struct swap *s, struct buf *why)
+{
+    char key[96];
+    bool needed = false;
+    for (unsigned i = 0; s->current != NULL && i < s->current->nversions; i++) {
+        const struct version *v = s->current->versions[i];
+        if (!v->stand_in)
+            continue;
+        const char *by = named_by(s->config, v->plugin, key);
+        buf_printf(why, "%s%s%s\n", v->store_why, by != NULL ? "; it is named by " : "",
+                   by != NULL ? by : "");
+        needed = needed || by != NULL;
+    }
+    return needed;
 }
 
 /* The watch looks twice, 1 s apart. True: the plugin stays for now. */
@@ -308,7 +352,7 @@ static struct version *oldest_of(struct swap *s, const char *plugin, unsigned *c
     *count = 0;
     list_each (it, &s->versions) {
         struct version *v = list_entry(it, struct version, node);
-        if (strcmp(v->plugin, plugin) != 0 || v->state == VERSION_STUCK ||
+        if (strcmp(v->plugin, plugin) != 0 || v->stand_in || v->state == VERSION_STUCK ||
             v->state == VERSION_STAGED)
             continue;
         ++*count;
@@ -370,7 +414,7 @@ static bool check_busy(struct swap *s)
         unsigned count;
         const struct version *v = s->round.fresh[i];
         const struct version *oldest = oldest_of(s, v->plugin, &count);
-        if (count < s->round.config->limits.versions || oldest == NULL)
+        if (v->stand_in || count < s->round.config->limits.versions || oldest == NULL)
             continue;
         refuse_busy(s, v, oldest, count);
         busy = true;

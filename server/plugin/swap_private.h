@@ -44,7 +44,8 @@ struct round {
     struct want want;
     enum swap_wish wish;
     char plugin[CONFIG_NAME_MAX + 1], id[40]; /* of a wish that stands alone; id "" = any */
-    unsigned weight;
+    unsigned weight, shadow;
+    bool shadow_asked;
     struct config *config; /* want.config or what is in force */
     bool first;
     uint64_t prepare_us; /* 0: not yet */
@@ -96,6 +97,9 @@ struct swap {
     struct scan scan;
     struct round round;
 
+    struct list trials; /* swap_trial.c: canaries that follow the first load */
+    bool trial_scan;    /* rollouts that do */
+
     char **busy; /* plugins for which the last round was refused */
     size_t nbusy;
     struct want busy_want;
@@ -116,6 +120,8 @@ void want_clear(struct want *w);
 void timer_set_ms(struct event *timer, unsigned ms);
 
 /* swap_plan.c */
+/* What serves of the plugin; NULL: nothing, or somebody stands in for it. */
+struct version *swap_serving(const struct swap *s, const char *plugin);
 void round_scanned(struct swap *s);                      /* the scan has been made */
 bool round_forgives(struct swap *s, const char *plugin); /* the first load, required: false */
 
@@ -171,6 +177,11 @@ void take_quarantined(struct swap *s, struct found *f); /* a scan found it: says
 void version_from_store(struct swap *s, struct version *v, const struct found *f);
 void kept_adopted(struct swap *s); /* what the round published is good */
 void kept_names(struct swap *s);   /* names of known files, from the store */
+
+/* swap_trial.c: what was a canary when the process before ended is one again */
+void trial_waits(struct swap *s, const struct found *f); /* the good version serves first */
+void trials_follow(struct swap *s);                      /* it does */
+void trials_drop(struct swap *s);                        /* the end came first */
 
 /* swap_drain.c */
 void drain_look(struct swap *s);                         /* something ended: is the drain over? */

@@ -49,7 +49,7 @@ static void drop(struct swap *s, struct version *v)
         if (r->fresh[i] != v)
             r->fresh[kept++] = r->fresh[i];
     r->nfresh = kept;
-    if (!round_forgives(s, v->plugin))
+    if (!v->stand_in && !round_forgives(s, v->plugin))
         r->broken = true;
     undo(v, "the swap failed");
 }
@@ -58,6 +58,8 @@ static void remember(struct swap *s, const struct version *v, const char *stage,
                      const struct version *other, bool config_bound)
 {
     char key[KNOWN_KEY];
+    if (v->stand_in)
+        return;
     known_key_identity(key, v->sha256, v->config_sha256);
     known_failure_add(&s->known,
                       &(struct known_failure){
@@ -357,8 +359,8 @@ static int note_changed(struct swap *s)
 {
     struct round *r = &s->round;
     for (size_t i = 0; i < r->nfresh; i++)
-        if (entries_add(&r->changed, r->fresh[i]->plugin, r->fresh[i]->id, NULL,
-                        r->fresh[i]->source, NULL) != 0)
+        if (!r->fresh[i]->stand_in && entries_add(&r->changed, r->fresh[i]->plugin, r->fresh[i]->id,
+                                                  NULL, r->fresh[i]->source, NULL) != 0)
             return -1;
     return 0;
 }
@@ -419,7 +421,8 @@ static void adopted(struct swap *s)
     for (size_t i = 0; i < r->nfresh; i++) {
         if (!r->fresh[i]->canary)
             shared_promote(&r->fresh[i]->shared);
-        report_loaded(r->fresh[i]);
+        if (!r->fresh[i]->stand_in)
+            report_loaded(r->fresh[i]);
     }
     if (r->wish == SWAP_PROMOTE)
         shared_promote(&generation_version(s->current, r->plugin)->shared);
@@ -460,6 +463,7 @@ void round_succeed(struct swap *s)
     report_swap(s, true, "ok");
     round_answer(s, &r->asks, true, "ok");
     round_free(s);
+    trials_follow(s);
     for (size_t i = 0; i < nleaving; i++)
         retire_begin(leaving[i]);
     free(leaving);

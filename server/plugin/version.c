@@ -34,6 +34,7 @@ static struct version_cell *cells_new(unsigned n)
 
 struct version *version_new(struct loop *const *loops, unsigned ncells)
 {
+    static _Atomic uint64_t last;
     struct version *v =
         aligned_alloc(CACHE_LINE, (sizeof *v + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
     if (v == NULL)
@@ -45,6 +46,7 @@ struct version *version_new(struct loop *const *loops, unsigned ncells)
         return NULL;
     }
     v->magic = VERSION_MAGIC;
+    v->number = ++last;
     v->ncells = ncells;
     v->unmapped = true;
     for (unsigned i = 0; i < ncells; i++) {
@@ -205,6 +207,14 @@ void version_sum(const struct version *v, struct version_sums *out)
     uint64_t now = clock_us();
     for (unsigned i = 0; i < v->ncells; i++)
         sum_cell(&v->cells[i], now, out);
+}
+
+void version_sum_shadows(const struct version *v, struct shadow_sums *out)
+{
+    CHECK(v, VERSION_MAGIC);
+    memset(out, 0, sizeof *out);
+    for (unsigned i = 0; i < v->ncells; i++)
+        shadow_sum(&v->cells[i].shadow, out);
 }
 
 /* ---- Interned strings ------------------------------------------------------------------------ */

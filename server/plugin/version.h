@@ -21,6 +21,7 @@
 #include "plugin/descriptor.h"
 #include "plugin/loader.h"
 #include "plugin/signature.h"
+#include "plugin/shadow.h"
 #include "plugin/shared.h"
 #include "plugin/stage.h"
 #include "plugin/tasks.h"
@@ -75,6 +76,7 @@ struct version_cell {
     uint64_t bytes_out;
     struct version_class by_class[STATUS_CLASSES]; /* [0] = cut */
     struct version_oldest oldest;
+    struct shadow_cell shadow;
     struct list suspended; /* handles (plugin/chain.h) that outlived a loop turn, oldest first */
     bool inited;           /* worker_init returned 0 and worker_fini is owed */
     bool releasing;        /* plugin/adopt.c waits for pins == 0 */
@@ -112,6 +114,7 @@ enum retire_step {
 
 /* plugin/health.h. Control's, but for what the job writes. */
 struct version_health {
+    struct list node; /* of those that run or wait, while it does */
     struct pool_job job;
     struct msg back;
     bool running, unwell, told;
@@ -125,6 +128,7 @@ struct serial; /* plugin/serial.h: one for each plugin name, never freed */
 
 struct version {
     unsigned magic;
+    uint64_t number;          /* no other version of this process has it */
     struct list node;         /* control: all versions (swap.h) */
     enum version_state state; /* control */
     char *plugin;             /* its name, = desc.name */
@@ -173,6 +177,7 @@ struct version {
     bool met;        /* workers have been told of it: they must be asked to let go */
     bool canary;     /* fresh: it is to be one; active: it is one */
     unsigned weight; /* percent of the requests that it gets, while it serves */
+    unsigned shadow; /* percent of the stable version's that are tried on it */
     bool told;       /* its weight has been logged */
     bool hung;       /* a callback of it has not returned in time, and has not yet */
     bool absent;     /* the watch missed its file once, at absent_us */
@@ -181,6 +186,7 @@ struct version {
     char signer[SIGNER_SIZE]; /* whose signature of the file was verified; "" = nobody's */
     bool from_store;          /* not the file in the plugin folder: plugin/keep.h */
     char *store_why;          /* NULL: no memory for it */
+    bool stand_in;            /* for a plugin that is missing: plugin/stand_in.h; store_why: why */
     struct event *deadline;   /* timeouts_ms.retire; NULL: none */
     struct event *lookout;    /* while workers let go: does a callback hang? */
     struct list every;        /* graft_every registrations (plugin/every.h) */
@@ -237,6 +243,7 @@ struct version_sums {
     const char *oldest_route, *oldest_waits_for;
 };
 void version_sum(const struct version *v, struct version_sums *out);
+void version_sum_shadows(const struct version *v, struct shadow_sums *out);
 uint64_t latency_quantile_us(const uint64_t buckets[LATENCY_BUCKETS], double q);
 
 /* An immortal copy of the text, the same pointer for the same text; NULL: no memory. Any thread. */

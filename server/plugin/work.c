@@ -86,7 +86,8 @@ int work_offload(struct handle *h, void (*work)(void *), void (*then)(graft_req 
     t->job = (struct pool_job){ .run = run_work };
     h->outstanding++;
     h->offloads++;
-    if (pool_submit(h->chain->pool, &t->job) == 0)
+    bool shadow = h->x->aside & ASIDE_SHADOW;
+    if ((shadow ? pool_submit_low : pool_submit)(h->chain->pool, &t->job) == 0)
         return 0;
     h->outstanding--;
     h->offloads--;

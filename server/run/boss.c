@@ -15,13 +15,16 @@
 
 #define BOSS_MAGIC 0x626f7373u
 #define TAKE_MS    10000 /* for each message of the start */
+#define SAY_MS     1000  /* for room for one of ours */
 
 struct boss {
     unsigned magic;
     int fd; /* -1: the supervisor is gone */
     struct wire_crashed crashed;
     bool after_crash;
+    bool stuck; /* it had no room for our last message, for long */
     struct crash_area *area;
+    unsigned vitals_ms;
 };
 
 int boss_from_environment(void)
@@ -104,6 +107,7 @@ static int take_hello(struct server *s, struct wire_message *m, struct buf *text
 {
     int config = take_fd(m, WIRE_FD_CONFIG);
     s->nworkers = m->body.hello.workers;
+    s->boss->vitals_ms = m->body.hello.vitals_ms;
     int rc = memfd_read(config, CONFIG_FILE_MAX, text, err);
     close(config);
     *has_text = text->len > 0;
@@ -267,9 +271,18 @@ void boss_log_crashed(const struct boss *boss)
 
 /* ---- What is told ---------------------------------------------------------------------------- */
 
+/* The supervisor may be behind: it reads while it has time. One that does not read at all is not
+   waited for at each message. */
+static int say(struct boss *l, const struct wire_message *m)
+{
+    int rc = wire_send(l->fd, m, l->stuck ? 0 : SAY_MS);
+    l->stuck = rc != 0 && errno == EAGAIN;
+    return rc;
+}
+
 static void tell(struct boss *l, const struct wire_message *m)
 {
-    if (boss_is_up(l) && wire_send(l->fd, m, 0) != 0 && errno != EPIPE)
+    if (boss_is_up(l) && say(l, m) != 0 && errno != EPIPE)
         log_msg(LOG_WARN, "config", "the supervisor does not take messages: %s", strerror(errno));
 }
 
@@ -289,19 +302,32 @@ void boss_leaving(struct boss *boss)
     tell_type(boss, WIRE_LEAVING);
 }
 
+unsigned boss_vitals_ms(const struct boss *boss)
+{
+    return boss->vitals_ms;
+}
+
+/* One that has no room is followed by the next. */
+void boss_vitals(struct boss *boss, const struct vitals *v)
+{
+    struct wire_message m = { .type = WIRE_VITALS, .body.vitals = *v };
+    if (boss_is_up(boss))
+        wire_send(boss->fd, &m, 0);
+}
+
 void boss_closing(struct boss *boss, unsigned count)
 {
     struct wire_message m = { .type = WIRE_CLOSE, .body.close = { 0, count } };
     tell(boss, &m);
 }
 
-/* Under the registry's lock: does not wait. */
+/* Under the registry's lock, which only loaders want: a short wait is better than a lost block. */
 static void keep_block(void *arg, const struct shared_key *key, int fd)
 {
     struct boss *boss = arg;
     struct wire_message m = { .type = WIRE_SHARED, .body.shared = *key, .nfds = fd >= 0 };
     m.fds[0] = fd;
-    if (boss_is_up(boss) && wire_send(boss->fd, &m, 0) != 0 && errno != EPIPE)
+    if (boss_is_up(boss) && say(boss, &m) != 0 && errno != EPIPE)
         log_msg(LOG_WARN, "state", "the shared block %s of %s will not survive a crash: %s",
                 key->name, key->plugin, strerror(errno));
 }

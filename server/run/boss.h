@@ -27,6 +27,8 @@ bool boss_after_crash(const struct boss *boss);
 const struct wire_crashed *boss_crashed(const struct boss *boss);
 void boss_ready(struct boss *boss);
 void boss_leaving(struct boss *boss);                        /* it ends because it was told to */
+void boss_vitals(struct boss *boss, const struct vitals *v);
+unsigned boss_vitals_ms(const struct boss *boss); /* 0: nobody wants them */
 void boss_closing(struct boss *boss, unsigned count);        /* all listeners, now */
 void boss_config(struct boss *boss, const struct config *c); /* it serves from now on */
 void boss_reopen(struct boss *boss);

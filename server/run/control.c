@@ -6,6 +6,7 @@
 
 #include "run/boss.h"
 #include "run/server.h"
+#include "run/vitals.h"
 
 #include "base/clock.h"
 
@@ -58,6 +59,7 @@ static void stop_signal(struct server *s, int signo)
     switch (signals_stop(&s->stop, clock_ms())) {
     case SIGNALS_DRAIN:
         drain_begin(s->drain, swap_config(s->swap), signals_name(signo));
+        vitals_changed(s);
         break;
     case SIGNALS_SAME:
         break;
@@ -199,6 +201,7 @@ static void serve(struct server *s)
     s->ops.live = true;
     workers_accept(s->workers);
     boss_ready(s->boss);
+    vitals_changed(s);
     boss_log_crashed(s->boss);
     listeners_log(s->listeners);
     if (s->ops_web != NULL)

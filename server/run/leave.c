@@ -4,6 +4,7 @@
  * in a plugin that is already unmapped.
  */
 #include "run/boss.h"
+#include "run/notify.h"
 #include "run/server.h"
 
 #include <ftw.h>
@@ -50,6 +51,7 @@ static void remove_stage(const struct server *s)
 
 _Noreturn void leave_now(struct server *s, int status, bool leaks)
 {
+    notify_leaving(); /* where there is no supervisor to do it */
     web_close(s->api_web);
     web_close(s->ops_web);
     if (!boss_is_up(s->boss)) { /* else they are the supervisor's, and may serve again */

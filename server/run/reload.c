@@ -5,6 +5,7 @@
  */
 #include "run/boss.h"
 #include "run/server.h"
+#include "run/vitals.h"
 
 #include "base/clock.h"
 #include "base/thread.h"
@@ -25,6 +26,7 @@ struct reload {
 static void answered(struct swap_ask *ask, const struct swap_result *result)
 {
     struct reload *r = container_of(ask, struct reload, ask);
+    vitals_reload_end(r->server);
     if (r->req != NULL)
         ops_answer_swap(r->req, result);
     free(r);
@@ -52,6 +54,7 @@ static void refuse(struct reload *r, const char *error, const char *reason)
     log_refused(s, r->ask.asked_us, reason);
     if (r->req != NULL)
         ops_answer_no_swap(r->req, 409, swap_generation(s->swap), error, reason);
+    vitals_reload_end(s);
     config_free(r->config);
     free(r);
 }
@@ -114,6 +117,7 @@ static void start_reading(struct reload *r)
 
 static void begin(struct reload *r)
 {
+    vitals_reload_begin(r->server);
     if (!r->wants_config || drain_is_on(r->server->drain)) {
         ask_swap(r);
         return;

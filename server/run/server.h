@@ -58,6 +58,9 @@ struct server {
     struct web *ops_web, *api_web;
 
     struct watchdog *watchdog;
+    unsigned vitals_ms; /* vitals.h; 0: nobody asks */
+    unsigned reloads;   /* that were asked for and have not ended */
+    struct event vitals_event;
     struct signals_stop stop;
     struct swap_ask first;
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */

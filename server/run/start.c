@@ -5,6 +5,7 @@
  */
 #include "run/boss.h"
 #include "run/server.h"
+#include "run/vitals.h"
 
 #include "base/clock.h"
 #include "plugin/chain.h"
@@ -327,6 +328,7 @@ static void verb_drain(void *arg)
         return;
     boss_leaving(s->boss);
     drain_begin(s->drain, swap_config(s->swap), "graftctl drain");
+    vitals_changed(s);
 }
 
 static const struct ops_verbs ops_verbs = { verb_reload, verb_reopen, verb_drain };
@@ -366,5 +368,5 @@ int server_start(struct server *s, struct err *err)
     if (open_resources(s, err) != 0 || open_threads(s, err) != 0 || open_swap(s, err) != 0 ||
         open_watchdog(s, err) != 0 || open_drain(s, err) != 0)
         return -1;
-    return open_webs(s, err);
+    return open_webs(s, err) == 0 ? vitals_open(s, err) : -1;
 }

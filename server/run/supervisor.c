@@ -5,6 +5,7 @@
 #include "base/memfd.h"
 #include "plugin/proven.h"
 #include "run/control.h"
+#include "run/notify.h"
 #include "run/boss.h"
 #include "run/supervisor.h"
 
@@ -22,8 +23,10 @@
 #define LAST_WAIT_MS  5000
 #define FORCE_MS      3000 /* from "exit at once" to SIGKILL */
 #define FLUSH_MS      1000
+#define NOTIFY_MS     100 /* until systemd is asked again for room */
 #define SEQ_MAX       1000000000u
-#define BURST         64 /* messages that are read before anything else is looked after */
+#define BURST         64   /* messages that are read before anything else is looked after */
+#define LAST_WORDS    4096 /* and of one that is dead: more than the kernel has room for */
 
 static struct supervisor the_supervisor = {
     .held = { .magic = SERVER_MAGIC,
@@ -95,6 +98,8 @@ static void replace(struct supervisor *sv, struct child *old, int status)
         supervisor_identify(sv, c, status);
     if (last_seq(c) > sv->seq)
         sv->seq = last_seq(c);
+    notify_restarting(refused ? "the server process could not start again"
+                              : "the server process crashed: another one is started");
     *old = *c; /* its wire stays open until it is dead: else it would drain our sockets */
     *c = (struct child){ .wire = -1 };
     if (wait == 0)
@@ -165,6 +170,14 @@ static void reopen_log(void)
         log_msg(LOG_ERROR, "config", "reopening the log: %s", err.text);
 }
 
+/* "Leaving" is said by WIRE_LEAVING only: a process that fails may say what it likes. */
+static void take_vitals(const struct supervisor *sv, struct vitals *v)
+{
+    if (v->state == VITALS_LEAVING && !sv->child.leaving)
+        v->state = VITALS_STARTING;
+    notify_vitals(v);
+}
+
 static void act_on_message(struct supervisor *sv, struct wire_message *m)
 {
     struct child *c = &sv->child;
@@ -174,6 +187,7 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
         break;
     case WIRE_LEAVING:
         c->leaving = true;
+        notify_leaving();
         break;
     case WIRE_CLOSE:
         close_listeners(sv, &m->body.close);
@@ -190,6 +204,9 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
     case WIRE_CRASH:
         child_crashed(sv);
         break;
+    case WIRE_VITALS:
+        take_vitals(sv, &m->body.vitals);
+        break;
     default:
         wire_close_fds(m);
     }
@@ -197,11 +214,11 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
 
 /* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
    told by waitpid. */
-static void listen_to_child(struct supervisor *sv)
+static void listen_to_child(struct supervisor *sv, int most)
 {
     struct child *c = &sv->child;
     struct wire_message m;
-    for (int i = 0; i < BURST && c->wire >= 0; i++) {
+    for (int i = 0; i < most && c->wire >= 0; i++) {
         switch (wire_receive(c->wire, &m, 0)) {
         case WIRE_GOT:
             act_on_message(sv, &m);
@@ -270,7 +287,7 @@ static void reap(struct supervisor *sv)
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         if (pid == sv->child.pid)
-            listen_to_child(sv); /* its last words: it may be among the dying then */
+            listen_to_child(sv, LAST_WORDS); /* it may be among the dying then */
         if (pid == sv->child.pid) {
             child_ended(sv, status);
             continue;
@@ -294,6 +311,7 @@ static void pass_on(struct supervisor *sv, int signo)
 
 static void stop(struct supervisor *sv, int signo)
 {
+    notify_leaving();
     bool at_once = signo == SIGQUIT || signals_stop(&sv->stop, clock_ms()) == SIGNALS_EXIT;
     if (sv->child.pid == 0) { /* nothing runs: what crashed is not started again */
         sv->exit_status = sv->crashed.signo > 0 ? 128 + sv->crashed.signo : 128 + signo;
@@ -335,6 +353,8 @@ static uint64_t sooner(uint64_t a, uint64_t b)
 static int wait_ms(const struct supervisor *sv)
 {
     uint64_t at = sooner(sv->restart_at_ms, sv->kill_at_ms), now = clock_ms();
+    if (notify_flush())
+        at = sooner(at, now + NOTIFY_MS);
     if (at == 0)
         return -1;
     return at <= now ? 0 : at - now < 60000 ? (int)(at - now) : 60000;
@@ -363,7 +383,7 @@ static void turn(struct supervisor *sv)
     poll(fds, log_to >= 0 ? 4 : 3, wait_ms(sv));
     for (int signo; sv->exit_status < 0 && (signo = signals_next(sv->signal_fd)) != 0;)
         act_on_signal(sv, signo);
-    listen_to_child(sv);
+    listen_to_child(sv, BURST);
     reap(sv);
     if (sv->exit_status < 0)
         look_at_clock(sv);
@@ -436,6 +456,7 @@ int supervisor_run(const struct options *options, char **argv)
         fprintf(stderr, "graftd: %s\n", err.text);
         return 1;
     }
+    notify_open();
     if (!config->supervise)
         return control_run(options, environ, config);
     sv->argv = argv;

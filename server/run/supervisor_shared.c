@@ -27,12 +27,14 @@ static void drop(struct supervisor_blocks *bs, const struct shared_key *key)
         close(bs->all[i].fd);
         bs->n--;
         memmove(&bs->all[i], &bs->all[i + 1], (bs->n - i) * sizeof bs->all[0]);
-        return; /* the newest of that key */
+        return; /* there is one of a key */
     }
 }
 
+/* The newest counts: perhaps it was never heard that the one before is not needed any more. */
 static bool add(struct supervisor_blocks *bs, const struct shared_key *key, int fd)
 {
+    drop(bs, key);
     if (bs->n == BLOCKS_MAX)
         return false;
     struct supervisor_block *more = realloc(bs->all, (bs->n + 1) * sizeof *more);

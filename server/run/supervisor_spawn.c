@@ -58,6 +58,7 @@ static int hello(const struct supervisor *sv, int wire, int area, uint64_t seq)
     h->workers = held->nworkers;
     h->listeners = held->listeners->n;
     h->restarts = sv->starts;
+    h->vitals_ms = notify_every_ms();
     h->seq = seq;
     snprintf(h->stage_name, sizeof h->stage_name, "%s", stage_name(held->stage));
     snprintf(h->stage_path, sizeof h->stage_path, "%s", stage_path(held->stage));

@@ -36,6 +36,7 @@ static const struct {
     [WIRE_REOPEN] = { 0, 0, 0 },
     [WIRE_SHARED] = { sizeof(struct shared_key), 0, 1 },
     [WIRE_CRASH] = { 0, 0, 0 },
+    [WIRE_VITALS] = { sizeof(struct vitals), 0, 0 },
 };
 
 int wire_open(int wire[2], struct err *err)
@@ -79,7 +80,7 @@ static int left(uint64_t until_ms)
 int wire_send(int fd, const struct wire_message *m, unsigned ms)
 {
     uint64_t until = clock_ms() + ms;
-    REQUIRE(m->type >= WIRE_HELLO && m->type <= WIRE_CRASH && m->nfds <= WIRE_FDS_MAX);
+    REQUIRE(m->type >= WIRE_HELLO && m->type <= WIRE_LAST && m->nfds <= WIRE_FDS_MAX);
     while (send_once(fd, m) != 0) {
         if (errno == EINTR)
             continue;
@@ -168,6 +169,8 @@ static bool body_fits(const struct wire_message *m)
                l->worker >= -1 && l->worker < WIRE_WORKERS_MAX && l->handed_over <= 1;
     case WIRE_SHARED:
         return ENDS(m->body.shared.plugin) && ENDS(m->body.shared.name);
+    case WIRE_VITALS:
+        return m->body.vitals.state <= VITALS_LEAVING && ENDS(m->body.vitals.drain);
     case WIRE_SIGNAL:
         return m->body.signal.signo > 0 && m->body.signal.signo < NSIG;
     default:
@@ -179,7 +182,7 @@ static enum wire_result judge(const struct head *head, size_t len, bool whole,
                               struct wire_message *m)
 {
     if (!whole || len < sizeof *head || head->magic != MAGIC || head->type < WIRE_HELLO ||
-        head->type > WIRE_CRASH)
+        head->type > WIRE_LAST)
         return WIRE_NONSENSE;
     m->type = (enum wire_type)head->type;
     if (len != sizeof *head + shapes[m->type].size || m->nfds < shapes[m->type].least ||

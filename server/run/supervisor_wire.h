@@ -6,7 +6,7 @@
  *
  *   supervisor -> server   HELLO, CRASHED (after a crash), SHARED..., OPS, LISTENER..., BEGIN; then
  *                          SIGNAL
- *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH
+ *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH, VITALS
  *
  * The end of file says that the other one is gone. No state; any thread, one at a time (wire_crash:
  * also from a signal's handler).
@@ -17,6 +17,7 @@
 #include "base/base.h"
 #include "base/err.h"
 #include "plugin/shared.h"
+#include "run/notify.h"
 
 #include <limits.h>
 #include <sys/types.h>
@@ -40,7 +41,9 @@ enum wire_type {
     WIRE_REOPEN,
     WIRE_SHARED, /* a block of graft_shared with its descriptor; without: it is not needed any more
                   */
-    WIRE_CRASH
+    WIRE_CRASH,
+    WIRE_VITALS,
+    WIRE_LAST = WIRE_VITALS
 };
 
 /* What a server process begins with. Descriptors, in this order; those that `has` does not name
@@ -64,6 +67,7 @@ struct wire_hello {
     uint32_t listeners; /* so many LISTENER messages follow */
     uint32_t has;       /* bit i: enum wire_fd i was sent */
     uint32_t restarts;  /* server processes before this one */
+    uint32_t vitals_ms; /* VITALS are wanted so often; 0: never */
     uint64_t seq;       /* the last number of a staged copy; the folder is shared by all of them */
     char stage_name[64], stage_path[PATH_MAX];
     char control_path[WIRE_SOCKET_PATH];
@@ -101,6 +105,7 @@ struct wire_message {
         struct wire_listener listener;
         struct wire_signal signal;
         struct wire_close close;
+        struct vitals vitals;
     } body;
     int fds[WIRE_FDS_MAX]; /* received ones are the caller's, close-on-exec */
     unsigned nfds;

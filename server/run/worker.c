@@ -269,6 +269,7 @@ static void do_stop(struct msg *m)
     struct worker *w = worker_of(m);
     w->closing = true;
     http_set_closing(&w->http);
+    shadows_stop(&w->chain.shadows);
     for (unsigned i = 0; i < w->nacceptors; i++) {
         const struct listener *l = w->acceptors[i].listener;
         if (l->handed_over) {

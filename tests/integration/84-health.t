@@ -75,6 +75,28 @@ def _():
     ok(True, "and is unloaded")
 
 
+@case("versions that hang, one after the other, hold one thread of the pool")
+def _():
+    hang = os.path.join(tempdir(), "hang")
+    open(hang, "w").close()
+    s = server("hang", load=int(secs(300)), until=hang, n=0)
+    wait_for(lambda: "has not returned" in s.ops_get("/readyz").text, 20, "the first hangs")
+    first = s.active("health")["id"]
+    for n in range(1, 5):  # as many as the pool has threads
+        ok(configure(s, "hang", until=hang, n=n), f"version {n}")
+        r = s.ops_get("/readyz")
+        is_(r.status, 503, "readyz fails")
+        like(r.text, rf"plugin health \(\S+\): cannot be asked: health of the version before, {first}, has not returned for \d+ ms",
+             "and says whose health it waits for")
+        is_(asked(s), 0, "it is not asked")
+    n = asked(s, "health-b")
+    wait_for(lambda: s.ops_get("/readyz") and asked(s, "health-b") > n, 20, "the pool still has threads for others")
+    os.unlink(hang)
+    wait_for(lambda: s.ops_get("/readyz").status == 200, 20, "all return: well again")
+    wait_for(lambda: s.ops_get("/readyz") and asked(s) > 0, 20, "and the one that serves is asked")
+    wait_for(lambda: len(s.ps("health")) == 1, 20, "the others have left")
+
+
 @case("swaps while it is asked")
 def _():
     s = server("well")

@@ -71,4 +71,50 @@ def _():
     is_((found["fresh"], found["zeroed"], found["old"]), (True, True, [9, 4096, 1]), "gets a block without their dirt")
 
 
+@case("counter: slots that a process had claimed when it crashed are free again", SANITIZER != "tsan", "TSan's own abort")
+def _():
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plugins", "counter", "counter.c")
+    broken = compile_plugin(f"""
+#include <stdlib.h>
+#include <string.h>
+static void *copy_or_crash(void *to, const void *from, size_t n)
+{{
+    if (n > 4 && memcmp(from, "/die", 4) == 0)
+        abort(); /* a slot is being named */
+    return memcpy(to, from, n);
+}}
+#define memcpy copy_or_crash
+#include "{os.path.abspath(source)}"
+""")
+
+    def slot(path):
+        h = 2166136261
+        for c in path.encode():
+            h = (h ^ c) * 16777619 % 2**32
+        return h % 256
+    at = slot("/hello")
+    deadly = [p for p in (f"/die/{n}" for n in range(20000)) if slot(p) == at][:8]
+    s = Server({"hello": "hello", "counter": broken}, {"middleware": ["counter"], "crash_window_ms": 1})
+    for path in deadly:
+        pid = s.pid
+        mark = s.mark()
+        try:
+            s.get(path)
+        except (OSError, HttpError):
+            pass
+        s.wait_event("restarted", 20, since=mark)
+
+        def again():
+            try:
+                return s.pid != pid
+            except (OSError, HttpError):
+                return False
+        wait_for(again, 20, "another process")
+    is_(s.get("/hello").status, 200, "eight crashes in the slots that a path has")
+    found = s.get("/counter").json()
+    is_(([p for p in found["paths"] if p["path"] == "/hello"], found["other"]), ([{"path": "/hello", "count": 1}], 0),
+        "the path has one of them all the same")
+    is_(s.stop(), 0, "exit 0")
+
+
 main()

@@ -353,6 +353,43 @@ def _():
     s.stop()
 
 
+@case("a weight set by hand holds until promote, abort or another canary; a worse one is taken back all the same")
+def _():
+    s = begin({"plugins": {"app": {"rollout": {**ROLLOUT, "step_ms": 200}}}})
+    put_version(s, "app", "v2")
+    for weight in (0, 30):
+        is_(s.ctl("canary", "app", "--weight", str(weight)).returncode, 0, f"canary --weight {weight}")
+        mark = s.mark()
+        press(s, 1.5, lambda: s.event("canary", mark, weight=lambda w: w != weight) is not None)
+        is_(states(s), [("v1", "active", 100 - weight), ("v2", "canary", weight)], "it stays there")
+        rollout = [v for v in s.ps("app") if v["state"] == "canary"][0]["rollout"]
+        is_(rollout["held"], True, "ps --json: held")
+        like(s.ctl("ps").stdout, "held by hand", "ps for people")
+    ok(s.event("canary", mark, msg=lambda m: "held by hand" in m), "that it would go on is told")
+    s.reload()
+    is_(states(s), [("v1", "active", 70), ("v2", "canary", 30)], "a scan leaves it there")
+    is_(s.ctl("promote", "app").returncode, 0, "promote")
+    wait_for(lambda: states(s) == [("v2", "active", 100)], 5, "it serves all")
+
+    put_version(s, "app", "v3")
+    s.config["plugins"]["app"]["rollout"]["step_ms"] = 60000
+    s.reload(config=True)
+    is_(states(s), [("v2", "active", 80), ("v3", "canary", 20)], "a rollout begins by itself")
+    is_([v["rollout"]["held"] for v in s.ps("app") if v["state"] == "canary"], [False], "not held")
+    is_(s.ctl("canary", "app", "--weight", "20").returncode, 0, "the same weight, by hand")
+    is_([v["rollout"]["held"] for v in s.ps("app") if v["state"] == "canary"], [True], "holds it")
+    put_version(s, "app", "v4")
+    s.reload()
+    is_([v["rollout"]["held"] for v in s.ps("app") if v["state"] == "canary"], [False], "a newer file begins its own rollout")
+
+    put_version(s, "app", "v5", fails=60)
+    mark = s.mark()
+    is_(s.ctl("canary", "app", "--weight", "40").returncode, 0, "a bad one, by hand")
+    press(s, 20, lambda: s.event("rollback", mark) is not None)
+    wait_for(lambda: states(s) == [("v2", "active", 100)], 5, "it is taken back")
+    s.stop()
+
+
 @case("a version that is slow is taken back")
 def _():
     s = begin({"plugins": {"app": {"rollout": {**ROLLOUT, "step_ms": 60000}}}})

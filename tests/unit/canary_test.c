@@ -245,3 +245,24 @@ TEST(chosen_by_name)
        0); /* who may not is not heard */
     done();
 }
+
+/* The share of those that the stable version has served, whatever the canary's own share is. */
+TEST(shares_of_shadows_are_kept_closely)
+{
+    static const unsigned percents[] = { 0, 1, 5, 33, 50, 99, 100 };
+    begin();
+    canary("a", 30, CONFIG_STICKY_NONE);
+    for (size_t p = 0; p < ARRAY_LEN(percents); p++) {
+        unsigned stable = 0, shadows = 0;
+        for (unsigned i = 0; i < REQUESTS; i++) {
+            if (pick(NULL, NULL) != 0)
+                continue;
+            stable++;
+            shadows += canary_shadows(&dice, 0, percents[p]);
+        }
+        ok(shadows >= stable / 100 * percents[p] * 99 / 100);
+        ok(shadows <= (stable / 100 + 1) * percents[p] * 101 / 100);
+        ok(percents[p] != 100 || shadows == stable);
+    }
+    done();
+}

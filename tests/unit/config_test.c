@@ -226,7 +226,8 @@ TEST(rollouts)
         good("{\"plugins\": {\"a\": {\"rollout\": {}}, \"b\": {},"
              "\"c\": {\"rollout\": {\"steps\": [0, 1, 99], \"step_ms\": 100,"
              "  \"min_requests\": 5, \"max_error_rate\": 0, \"max_error_ratio\": 1.25,"
-             "  \"max_p99_ratio\": 3e1, \"sticky\": \"header:X-User\", \"auto\": false}},"
+             "  \"max_p99_ratio\": 3e1, \"sticky\": \"header:X-User\", \"auto\": false,"
+             "  \"shadow\": 100}},"
              "\"d\": {\"rollout\": {\"sticky\": \"cookie\"}},"
              "\"e\": {\"rollout\": {\"sticky\": \"peer\"}}}}");
     const struct config_rollout *r = config_plugin(c, "a")->rollout;
@@ -235,7 +236,7 @@ TEST(rollouts)
     ok(r->steps[0] == 5 && r->steps[1] == 25 && r->steps[2] == 50);
     ok(r->step_ms == 30000 && r->min_requests == 200 && r->advance);
     ok(r->max_error_rate == 0.01 && r->max_error_ratio == 2 && r->max_p99_ratio == 1.5);
-    ok(r->sticky == CONFIG_STICKY_NONE && r->header == NULL);
+    ok(r->sticky == CONFIG_STICKY_NONE && r->header == NULL && r->shadow == 0);
     ok(config_plugin(c, "b")->rollout == NULL && config_plugin(c, "other")->rollout == NULL);
     r = config_plugin(c, "c")->rollout;
     ok(r->nsteps == 3 && r->steps[0] == 0 && r->steps[2] == 99);
@@ -243,6 +244,7 @@ TEST(rollouts)
     ok(r->max_error_rate == 0 && r->max_error_ratio == 1.25 && r->max_p99_ratio == 30);
     ok(r->sticky == CONFIG_STICKY_HEADER);
     is_str(r->header, "X-User");
+    is(r->shadow, 100);
     ok(config_plugin(c, "d")->rollout->sticky == CONFIG_STICKY_COOKIE);
     ok(config_plugin(c, "e")->rollout->sticky == CONFIG_STICKY_PEER);
     config_free(c);
@@ -290,6 +292,8 @@ TEST(bad_rollouts)
         "graft.json:1:47: max_error_ratio: expected a number from 1 to 1000, found 0.5");
     bad(ROLLOUT("\"max_p99_ratio\":\"2\""),
         "graft.json:1:45: max_p99_ratio: expected a number from 1 to 1000, found \"2\"");
+    bad(ROLLOUT("\"shadow\":101"),
+        "graft.json:1:38: shadow: expected a whole number from 0 to 100, found 101");
     bad(ROLLOUT("\"sticky\":\"header:\""), "graft.json:1:38: sticky: expected \"none\", "
                                            "\"cookie\", \"header:NAME\" or \"peer\", found "
                                            "\"header:\"");

@@ -139,6 +139,60 @@ TEST(what_is_written_is_there_after_a_restart)
     close_all(k);
 }
 
+TEST(what_is_on_trial_is_known_after_a_restart)
+{
+    struct keep *k = open_keep();
+    struct file one = make_file("shop", 1, "{}"), two = make_file("shop", 2, "{}"),
+                other = make_file("other", 4, "{}");
+    struct trial trial = { .identity = two.kept.identity, .weight = 30, .held = true }, found;
+    add_good(k, &one);
+    ok(keep_trial(k, &trial));
+    ok(!keep_trial(k, &trial)); /* no news */
+    trial = (struct trial){ .identity = other.kept.identity, .weight = 5 };
+    ok(keep_trial(k, &trial));
+    ok(flush(k));
+    keep_close(k);
+    k = open_keep();
+    must(keep_is_on_trial(k, &two.kept.identity, &found));
+    is(found.weight, 30);
+    ok(found.held);
+    must(keep_is_on_trial(k, &other.kept.identity, &found));
+    is(found.weight, 5);
+    ok(!found.held);
+    ok(!keep_is_on_trial(k, &one.kept.identity, &found));
+    add_good(k, &two);
+    ok(!keep_is_on_trial(k, &two.kept.identity, &found)); /* judged */
+    keep_quarantine(k, &other.kept.identity, "bad", NULL);
+    ok(!keep_is_on_trial(k, &other.kept.identity, &found));
+    ok(flush(k));
+    keep_close(k);
+    k = open_keep();
+    ok(!keep_is_on_trial(k, &two.kept.identity, &found));
+    close_all(k);
+}
+
+TEST(trials_are_one_of_each_plugin_and_bounded)
+{
+    struct trials t = { .n = 0 };
+    struct trial trial = { .weight = 0 };
+    for (unsigned i = 0; i < TRIALS_MAX + 4; i++) {
+        snprintf(trial.identity.plugin, sizeof trial.identity.plugin, "p%u", i);
+        ok(trials_set(&t, &trial));
+    }
+    is(t.n, TRIALS_MAX);
+    is_str(t.list[0].identity.plugin, "p4"); /* the oldest went */
+    trial.weight = 1;
+    ok(trials_set(&t, &trial));
+    is(t.n, TRIALS_MAX);
+    snprintf(trial.identity.sha256, sizeof trial.identity.sha256, "another");
+    ok(trials_find(&t, &trial.identity) == NULL);
+    ok(trials_set(&t, &trial)); /* in the place of the plugin's other one */
+    is(t.n, TRIALS_MAX);
+    ok(trials_end(&t, &trial.identity));
+    ok(!trials_end(&t, &trial.identity));
+    is(t.n, TRIALS_MAX - 1);
+}
+
 TEST(two_good_versions_and_no_file_more)
 {
     struct keep *k = open_keep();
@@ -461,6 +515,10 @@ TEST(an_index_that_we_did_not_write)
         { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":7,\"crashes\":[]}", "array" },
         { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"x\":1}",
           "found \"x\"" },
+        { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"canaries\":1}",
+          "array" },
+        { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"canaries\":[{}]}",
+          "expected a member \"plugin\"" },
         { "{\"graft_state\":1,\"plugins crashes\":[],\"quarantine\":[],\"crashes\":[]}",
           "found \"plugins crashes\"" },
         { INDEX("1", "", ""), "expected an object" },

@@ -181,3 +181,71 @@ TEST(threads_have_slots_of_their_own)
     for (int i = 2; i < 5; i++)
         is(atomic_load(&slots_seen[i]), 1);
 }
+
+static atomic_int low_at_once, low_most, low_done;
+
+static void low(struct pool_job *job)
+{
+    (void)job;
+    int now = atomic_fetch_add(&low_at_once, 1) + 1;
+    if (now > atomic_load(&low_most))
+        atomic_store(&low_most, now);
+    nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+    atomic_fetch_sub(&low_at_once, 1);
+    atomic_fetch_add(&low_done, 1);
+}
+
+/* However many there are, three quarters of the threads are free for the others. */
+TEST(low_jobs_get_a_quarter_of_the_threads)
+{
+    static struct pool_job lows[60];
+    static struct counted others[JOBS];
+    struct pool *pool;
+    struct err err;
+    atomic_int ran = 0;
+    must(pool_open(&pool, 8, JOBS, 0, &err) == 0);
+    for (int i = 0; i < 60; i++) {
+        lows[i].run = low;
+        is(pool_submit_low(pool, &lows[i]), 0);
+    }
+    for (int i = 0; i < JOBS; i++) {
+        others[i].job.run = count;
+        others[i].ran = &ran;
+        is(pool_submit(pool, &others[i].job), 0);
+    }
+    wait_until(&ran, JOBS);
+    wait_until(&low_done, 60);
+    is(atomic_load(&low_done), 60);
+    ok(atomic_load(&low_most) <= 2);
+}
+
+TEST(low_jobs_that_stand_hold_up_no_others)
+{
+    static struct pool_job lows[5];
+    static struct counted others[10];
+    struct pool *pool;
+    struct err err;
+    atomic_int ran = 0;
+    must(pool_open(&pool, 2, 4, 0, &err) == 0);
+    pthread_mutex_lock(&gate);
+    for (int i = 0; i < 5; i++) {
+        lows[i].run = stand;
+        is(pool_submit_low(pool, &lows[i]), 0);
+        if (i == 0)
+            wait_until(&stood, 1); /* it does not wait any more: there is room for four */
+    }
+    static struct pool_job one_more = { .run = stand };
+    is(pool_submit_low(pool, &one_more), -1);
+    for (int i = 0; i < 10; i++) {
+        others[i].job.run = count;
+        others[i].ran = &ran;
+        while (pool_submit(pool, &others[i].job) != 0)
+            nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    }
+    wait_until(&ran, 10);
+    is(atomic_load(&passed), 0);
+    pthread_mutex_unlock(&gate);
+    wait_until(&passed, 5);
+    is(pool_submit_low(pool, &one_more), 0);
+    wait_until(&passed, 6);
+}

@@ -30,6 +30,16 @@ static bool knows(const char *sha256, const char *name)
     return same;
 }
 
+static bool declared(const char *sha256, const char *name)
+{
+    struct descriptor d = { 0 };
+    if (proven_declared(sha256, &d) != 0)
+        return false;
+    bool same = strcmp(d.name, name) == 0;
+    descriptor_fini(&d);
+    return same;
+}
+
 TEST(nothing_is_known_without_memory)
 {
     learn(A, "a");
@@ -47,8 +57,12 @@ TEST(what_was_added_is_found_until_it_is_forgotten)
     proven_forget(A);
     ok(!knows(A, "a"));
     ok(knows(B, "b"));
+    ok(declared(A, "a")); /* that it crashed does not make its routes unknown */
+    ok(declared(B, "b"));
+    ok(!declared("", "a"));
     learn(A, "again");
     ok(knows(A, "again"));
+    ok(declared(A, "again"));
     proven_forget("");
     proven_forget("short");
 }

@@ -65,7 +65,7 @@ TEST(another_layout_is_another_block)
     *old = 5;
     ok(shared_previous(&v1, "p", "x", &size, &schema) == NULL);
     int *new = get(&v2, "x", 64, 2, &fresh);
-    must(new != NULL && new != old);
+    must(new != NULL &&new != old);
     ok(fresh && *new == 0);
     ok(shared_previous(&v2, "p", "x", &size, &schema) == old);
     is(size, 64);
@@ -94,7 +94,7 @@ TEST(what_failed_leaves_no_trace)
     must(dirty != NULL);
     *dirty = 1;
     ok(get(&bad, "x", 64, 1, NULL) == current); /* it may ask for both */
-    shared_abandon(&bad); /* it failed, but is not unloaded yet */
+    shared_abandon(&bad);                       /* it failed, but is not unloaded yet */
     int *clean = get(&good, "x", 64, 2, &fresh);
     must(clean != NULL && clean != dirty);
     ok(fresh && *clean == 0);
@@ -160,7 +160,8 @@ static void keeper(void *arg, const struct shared_key *key, int fd)
     kept[nkept++] = (struct kept){ *key, fcntl(fd, F_DUPFD_CLOEXEC, 0) };
 }
 
-/* A process dies and its successor gets the blocks back: the first is the fork, the second is us. */
+/* A process dies and its successor gets the blocks back: the first is the fork, the second is us.
+ */
 TEST(a_restart)
 {
     int fds[2];
@@ -214,6 +215,52 @@ TEST(a_restart)
     shared_keep(NULL, NULL);
     for (unsigned i = 0; i < nkept; i++)
         close(kept[i].fd);
+    shared_close();
+}
+
+/* A crash with a canary: the current block and one that was pending come back, and which of them
+   stays is told by the version that serves. */
+TEST(a_pending_block_after_a_crash)
+{
+    for (int second = 0; second < 2; second++) {
+        struct shared_user before[2] = { { 0 }, { 0 } }, after = { 0 };
+        bool fresh;
+        char plugin[2][2] = { "p", { (char)('s' + second), '\0' } };
+        nkept = 0;
+        shared_keep(keeper, kept);
+        for (uint32_t i = 0; i < 2; i++) {
+            int *mem =
+                shared_get(&before[i], plugin[0], second ? "two" : "one", 4096, i + 1, NULL, &err);
+            must(mem != NULL);
+            *mem = (int)i + 1;
+            shared_publish(&before[i]);
+        }
+        is(nkept, 2);
+        for (unsigned i = 0; i < 2;
+             i++) { /* the registry of the next process: another plugin's here */
+            struct shared_key key = kept[i].key;
+            memcpy(key.plugin, plugin[1], 2);
+            must(shared_adopt(&key, fcntl(kept[i].fd, F_DUPFD_CLOEXEC, 0), &err) == 0);
+        }
+        shared_keep(NULL, NULL);
+        int *mem = shared_get(&after, plugin[1], second ? "two" : "one", 4096, (uint32_t)second + 1,
+                              &fresh, &err);
+        must(mem != NULL);
+        ok(!fresh && *mem == second + 1);
+        const int *other = shared_previous(&after, plugin[1], second ? "two" : "one", NULL, NULL);
+        ok(other != NULL && *other == 2 - second);
+        shared_promote(&after);
+        struct shared_user late = { 0 };
+        mem = shared_get(&late, plugin[1], second ? "two" : "one", 4096, 2 - (uint32_t)second,
+                         &fresh, &err);
+        ok(mem != NULL && fresh && *mem == 0); /* the other one is gone */
+        shared_release(&late);
+        shared_release(&after);
+        shared_release(&before[0]);
+        shared_release(&before[1]);
+        for (unsigned i = 0; i < nkept; i++)
+            close(kept[i].fd);
+    }
     shared_close();
 }
 

@@ -63,6 +63,24 @@ TEST(messages_without_a_body)
     close(wire[0]);
 }
 
+TEST(vitals_are_checked)
+{
+    int wire[2];
+    struct wire_message got, m = { .type = WIRE_VITALS, .body.vitals = { .state = VITALS_LEAVING } };
+    make(wire);
+    is(wire_send(wire[1], &m, 0), 0);
+    is(wire_receive(wire[0], &got, 0), WIRE_GOT);
+    is(got.body.vitals.state, VITALS_LEAVING);
+    m.body.vitals.state++;
+    is(wire_send(wire[1], &m, 0), 0);
+    is(wire_receive(wire[0], &got, 0), WIRE_NONSENSE);
+    m.body.vitals.state = 0;
+    memset(m.body.vitals.drain, 'x', sizeof m.body.vitals.drain);
+    is(wire_send(wire[1], &m, 0), 0);
+    is(wire_receive(wire[0], &got, 0), WIRE_NONSENSE);
+    unmake(wire);
+}
+
 TEST(nonsense_is_nonsense)
 {
     static const char junk[100000];
