@@ -242,8 +242,8 @@ static void copied(struct job *job)
         k->copy_again = false;
         k->copying = true;
         submit(k->loader, &k->copy, copy_work, copied);
-    } else if (k->save_behind) {
-        save_now(k);
+    } else if (k->save_behind || !evtimer_pending(k->later, NULL)) {
+        save_now(k); /* an index that was written meanwhile does not name what has been copied */
     }
     end_job(k);
 }
