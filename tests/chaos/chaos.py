@@ -84,7 +84,7 @@ class Chaos:
         self.crowd = self.shop.crowd = Crowd(self.server.address, self.serving, self.seed, self.clients)
         self.shop.state = (first, None)
         self.shelf.served(first)
-        self.before = self.measure()
+        self.before = self.first_measure()
         self.crowd.start()
 
     # ---- A turn ----
@@ -288,6 +288,16 @@ class Chaos:
         self.scene(more, lambda: None)
 
     # ---- Between rounds ----
+
+    def first_measure(self):
+        """When the store's files have been copied, too: the same twice."""
+        before = None
+        while True:
+            now = self.measure()
+            if before and before["server"] == now["server"]:
+                return now
+            before = now
+            time.sleep(0.3)
 
     def measure(self):
         """What the server holds when nobody asks, and what its supervisor does."""
