@@ -68,8 +68,9 @@ void keep_folder_close(struct keep_folder *f);
 int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *err);
 int keep_folder_write(const struct keep_folder *f, const struct buf *text, struct err *err);
 int keep_folder_set_aside(const struct keep_folder *f, struct err *err); /* the index, as .bad */
-/* Copies the file at `from` to files/SHA256, if it has that hash; 1: there is none. It is on the disk only after
-   keep_folder_sync, and an index may name it only then; what no index names, a start removes. */
+/* Copies the file at `from` to files/SHA256, if it has that hash; 1: there is none. It is on the
+   disk only after keep_folder_sync, and an index may name it only then; what no index names, a
+   start removes. */
 int keep_folder_add(const struct keep_folder *f, const char *sha256, const char *from,
                     struct err *err);
 int keep_folder_sync(const struct keep_folder *f, const char *sha256, struct err *err);

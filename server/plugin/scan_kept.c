@@ -154,7 +154,7 @@ static bool is_unjudged(struct scan *s, struct found *f, struct kept *good)
    1: it cannot be used; -1: not now. */
 static int serve_beside(struct scan *s, struct found *f, const struct kept *good, struct err *err)
 {
-    struct found instead = { .path = f->path, .file = f->file };
+    struct found instead = { .path = f->path, .file = f->file, .plugin = f->plugin };
     int rc = take_kept(s, &instead, good, err);
     if (rc != 0) {
         descriptor_fini(&instead.desc);

@@ -30,19 +30,25 @@
 #define API_CONNECTIONS 256
 #define API_MS          30000
 
-static void raise_descriptors(const struct config *cfg)
+/* How many may be open from now on. */
+static rlim_t raise_descriptors(void)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
+        return RLIM_INFINITY;
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
         getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < cfg->limits.connections)
+    return limit.rlim_cur;
+}
+
+static void warn_of_descriptors(const struct config *cfg, rlim_t most)
+{
+    if (most < cfg->limits.connections)
         log_msg(LOG_WARN, "limits",
                 "%llu descriptors may be open, but limits.connections is %u: raise the limit "
                 "(ulimit -n, LimitNOFILE=) or lower limits.connections",
-                (unsigned long long)limit.rlim_cur, cfg->limits.connections);
+                (unsigned long long)most, cfg->limits.connections);
 }
 
 static void add_name(const char *key, void *arg)
@@ -167,7 +173,7 @@ int server_open_held(struct server *s, struct err *err)
     struct user user;
     if (user_find(&user, cfg->user, err) != 0)
         return -1;
-    raise_descriptors(cfg);
+    warn_of_descriptors(cfg, raise_descriptors());
     s->nworkers = cfg->workers > 0 ? cfg->workers : workers_default_count();
     if (listeners_open(&s->listeners, cfg, s->nworkers, err) != 0 ||
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
@@ -203,7 +209,7 @@ static int open_resources(struct server *s, struct err *err)
     if (s->boss == NULL && server_open_held(s, err) != 0)
         return -1;
     if (s->boss != NULL)
-        raise_descriptors(s->config); /* the supervisor's own may have been lowered meanwhile */
+        raise_descriptors(); /* the supervisor's own may have been lowered meanwhile */
     s->keep = (boss_is_standby(s->boss) ? keep_open_behind : keep_open)(s->config->state_dir,
                                                                         s->stage, s->state_lock);
     if (s->keep == NULL)

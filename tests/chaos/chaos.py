@@ -84,7 +84,7 @@ class Chaos:
         self.crowd = self.shop.crowd = Crowd(self.server.address, self.serving, self.seed, self.clients)
         self.shop.state = (first, None)
         self.shelf.served(first)
-        self.before = self.measure()
+        self.before = self.first_measure()
         self.crowd.start()
 
     # ---- A turn ----
@@ -127,7 +127,6 @@ class Chaos:
         self.second_delay = self.dice.random() ** 2 * 0.08
         if kind in faults.CRASHES:
             self.blamed = self.shop.active("crashes")
-        self.shop.may_be = self.shop.young() if kind else []
         if kind:
             self.shop.before_death()
         mark = self.server.mark()
@@ -154,7 +153,7 @@ class Chaos:
         self.shop.resolve(outcome, died)
         if outcome.said == "no answer" and not died:
             self.crowd.defect(f"{what}: nobody answered, and no process died")
-        self.shop.mend(what)
+        self.shop.mend(what, bool(died))
         if self.options_verbose:
             diag(what)
 
@@ -290,6 +289,16 @@ class Chaos:
 
     # ---- Between rounds ----
 
+    def first_measure(self):
+        """When the store's files have been copied, too: the same twice."""
+        before = None
+        while True:
+            now = self.measure()
+            if before and before["server"] == now["server"]:
+                return now
+            before = now
+            time.sleep(0.3)
+
     def measure(self):
         """What the server holds when nobody asks, and what its supervisor does."""
         settled = wait_for(lambda: (lambda found: len(found) == VERSIONS and all(v["state"] == "active" for v in found))
@@ -366,9 +375,9 @@ class Chaos:
              f"{common.median(shop.duration_us) / 1000:.1f} ms, at most {max(shop.duration_us, default=0) / 1000:.0f} ms")
         diag(f"deaths: {len(deaths)} ({', '.join(f'{kind} {len(all_)}' for kind, all_ in kinds.items())}); "
              f"shortages: {self.by_fault}")
-        if shop.older:
-            diag(f"{shop.older} times an older good version served: the newer one had been good for less than {secs(1.5):.1f} s, "
-                 "and was not in the store's index")
+        if shop.late:
+            diag(f"{len(shop.late)} deaths came less than {secs(1.5):.1f} s behind an operation that was not in the store's index "
+                 f"yet, and what was before it served, e.g. after {'; '.join(shop.late[:5])}")
         failed = [len(d.failed) for d in deaths]
         diag(f"failed requests: {sum(failed)}; a death: mean {sum(failed) / max(1, len(failed)):.2f}, at most "
              f"{max(failed, default=0)}; open then: mean {sum(d.active for d in deaths) / max(1, len(deaths)):.2f}; in progress "
@@ -387,7 +396,7 @@ class Chaos:
             diag(f"supervisor: private {first['kb'][0]} -> {last['kb'][0]} KB, mappings {first['mappings'][0]} -> "
                  f"{last['mappings'][0]}; server: {first['kb'][1]} -> {last['kb'][1]} KB, {first['mappings'][1]} -> "
                  f"{last['mappings'][1]}; kept files {first['kept']} -> {last['kept']}")
-        for text in crowd.defects[:40] + crowd.stale[:10]:
+        for text in crowd.stale[:10]:
             diag("DEFECT " + text)
         ok(crowd.count > 0 and self.turns > 0, f"{crowd.count} answers in {self.turns} turns")
         ok(not crowd.stale, f"{len(crowd.stale)} answers of a version that was not to serve")

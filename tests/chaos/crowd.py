@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 
-from grafttest import Conn, HttpError, request_bytes, secs
+from grafttest import Conn, HttpError, diag, request_bytes, secs
 
 MARK = re.compile(rb"VERSION-(\d{10})")
 Failure = collections.namedtuple("Failure", "opened begun at text")
@@ -170,6 +170,8 @@ class Crowd:
     def defect(self, text):
         with self.lock:
             self.defects.append(f"{time.strftime('%H:%M:%S')} {text}")
+            if len(self.defects) <= 40:
+                diag("DEFECT " + self.defects[-1])
 
     def answered(self, pid, marks, begun, ended):
         self.count += 1

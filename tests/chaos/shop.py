@@ -28,10 +28,9 @@ class Shop:
         self.file = None            # the number that lies in the plugin folder
         self.serial = 0
         self.counts, self.refused = {}, 0
-        self.since = time.monotonic()  # when the stable version began to serve
-        self.older = 0                 # deaths after which an older good version served: see young()
+        self.history, self.past = [], set()  # states and when they were seen; those that may come back
+        self.late = []                       # deaths after which one of these came back: see recent()
         self.duration_us = []
-        self.may_be = []
         self.templates = {}
         soak = os.path.join(SRCDIR, "tests", "soak", "bad.c")
         self.compile("versioned", os.path.join(SRCDIR, "bench", "plugins", "versioned.c"))
@@ -172,14 +171,17 @@ class Shop:
 
     # ---- What came of it ----
 
-    def young(self):
-        """The good versions that may serve instead of this one, when the process dies and the file is quarantined: a
-        version that has just become good is in the store a moment later, and not yet in its index."""
-        return self.shelf.good[-4:] if time.monotonic() - self.since < secs(1.5) else []
+    def recent(self):
+        """The states of a moment ago: what an operation led to is noted in the store's index a little later, and a death
+        in between leaves the state before, or the version that was good before."""
+        return {state for at, state in self.history if time.monotonic() - at < secs(1.5)} | {self.state}
 
     def before_death(self):
-        if self.young():
-            self.serving.may(self.serving.now() | set(self.young()))
+        """What may answer when the process dies in this turn."""
+        self.past = self.recent()
+        young = len(self.past) > 1
+        self.past |= {(n, None) for n in self.shelf.good[-4:]} if young else set()
+        self.serving.may(self.serving.now() | {n for state in self.past for n in state if n is not None})
 
     def seen(self):
         """(stable, canary) as ps tells."""
@@ -189,54 +191,57 @@ class Shop:
         active, canary = by_state.get("active", []), by_state.get("canary", [])
         return (active[0] if len(active) == 1 else None, canary[0] if len(canary) == 1 else None)
 
+    def after_death(self, states):
+        """What a process that starts makes of it: a canary waits until the good version serves, other files serve."""
+        out = states | {(stable, None) for stable, _ in states}
+        if self.file not in self.shelf.quarantined and not any(canary for _, canary in states):
+            out.add((self.file, None))
+        return out
+
     def resolve(self, outcome, deaths):
         """After an operation, when the server serves again: what serves must be what can have come of it."""
-        states = set(outcome.states)
-        if deaths:
-            # A process that starts serves what lies in the folder; a canary's share was the dead one's.
-            sure = outcome.name in ("abort", "rollback") and outcome.said == "ok" and outcome.at < deaths[0].begun
-            if self.file not in self.shelf.quarantined and not sure:
-                states |= {(self.file, None)}
-            states |= {(stable, None) for stable, _ in states}
+        states = self.after_death(set(outcome.states)) if deaths else set(outcome.states)
         now = self.seen()
-        # In place of a file that is quarantined, or of a canary, the newest in the index.
-        instead = {(n, None) for n in self.may_be} if self.file in self.shelf.quarantined else {
-            (n, self.file) for n in self.may_be}
-        if deaths and now not in states and now in instead:
+        if deaths and now not in states and now in self.after_death(self.past) | {(self.file, None)} - self.barred_file():
+            self.late.append(f"{outcome.name} ({outcome.said}): {now} instead of {sorted(states, key=str)}")
             states.add(now)
-            self.older += 1
         if now not in states:
             self.crowd.defect(f"{outcome.name} ({outcome.said}), {[d.kind for d in deaths]}: serves {now}, expected one of "
                               f"{sorted(states, key=str)}; the file is {self.file}, "
                               f"{'quarantined' if self.file in self.shelf.quarantined else 'not quarantined'}")
-        before, self.state = self.state, now
-        if now[0] != before[0]:
-            self.since = time.monotonic()
-        if outcome.name == "abort" and now[1] is None and now[0] == before[0]:
+        before = self.state
+        if outcome.name == "abort" and now[1] is None and now[0] == before[0] and not deaths:
             self.shelf.barred(before[1])
-        if outcome.name == "rollback" and now[0] != before[0]:
+        if outcome.name == "rollback" and now[0] != before[0] and self.file == before[0]:
             self.shelf.barred(before[0])
-        self.may(*now)
+        self.take(now, self.file if deaths else None)
+
+    def barred_file(self):
+        return {(self.file, None)} if self.file in self.shelf.quarantined else set()
+
+    def take(self, now, *more):
+        if now != self.state:
+            self.history = self.history[-50:] + [(time.monotonic(), self.state), (time.monotonic(), now)]
+        self.state = now
+        self.may(*now, *more)
         if now[0] is not None:
             self.shelf.served(now[0])
 
-    def mend(self, what):
-        """Nothing is lacking any more: a scan must succeed, and the file in the folder serves unless it is barred."""
+    def mend(self, what, died=False):
+        """Nothing is lacking any more: a scan must succeed, and the file in the folder serves unless it is barred, or
+        is a canary, also again after a death."""
         stable, canary = self.state
-        wanted = (self.file, None) if canary is None and self.file not in self.shelf.quarantined else self.state
-        self.may(*self.state, *wanted)
+        wanted = {(self.file, None)} if canary is None and self.file not in self.shelf.quarantined else {self.state}
+        if died and self.file not in self.shelf.quarantined:
+            wanted |= {(stable, self.file), (self.file, None)}
+        self.may(*self.state, *(n for state in wanted for n in state))
         answer = self.reload()
         if answer is None or not answer.get("ok"):
             self.crowd.defect(f"after {what}: a scan fails: {str(answer)[:600]}")
         now = self.seen()
-        if now != wanted:
-            self.crowd.defect(f"after {what} and a scan: serves {now}, expected {wanted}: {str(answer)[:600]}")
-        if now[0] != self.state[0]:
-            self.since = time.monotonic()
-        self.state = now
-        self.may(*now)
-        if now[0] is not None:
-            self.shelf.served(now[0])
+        if now not in wanted:
+            self.crowd.defect(f"after {what} and a scan: serves {now}, expected one of {wanted}: {str(answer)[:600]}")
+        self.take(now)
 
     def settle(self):
         """No canary any more."""
