@@ -64,6 +64,7 @@ class Expect:
         self.failed = set(failed)     # plugins
         self.events = list(events)    # (event, plugin, build), and last ("swap", ok, failed)
         self.ended = list(ended)      # ("retired" or "stuck", plugin, build): when that is, is left open
+        self.follow = []              # events of the swaps that follow by themselves
         self.crash = []               # ("crash", plugin, build): told when the next process has been started
 
 
@@ -261,12 +262,19 @@ class Model:
 
     def start(self):
         """A process begins with what the folder holds; in the place of a quarantined file with the last good version.
-        alpha and beta are not required: it goes without them when there is none."""
+        What was a canary follows by itself: until then, too, the last good version serves. alpha and beta are not
+        required: it goes without them when there is none."""
         self.fresh_process()
-        wanted, told, events = [], [], []
+        wanted, told, events, follow = [], [], [], []
         for name, p in self.plugins.items():
-            p.stable = p.source = None
-            if p.file in p.quarantined:
+            canary, weight = p.canary, p.weight
+            p.stable = p.source = p.canary = None
+            p.weight = 0
+            if p.file and p.file == canary and p.good:
+                wanted.append((name, p.good[0]))
+                events.append(("canary", None, None))  # said: it follows
+                follow.append((name, p.file, weight))
+            elif p.file in p.quarantined:
                 told.append(name)
                 wanted += [(name, p.good[0])] if p.good else []
                 events += [] if p.good else [("plugin_failed", name, p.file)]
@@ -280,10 +288,17 @@ class Model:
         loaded = []
         for name, build in wanted:
             if not KINDS[build.kind]:
-                self.serve(name, build, "folder" if build == self.plugins[name].file else "store")
+                p = self.plugins[name]
+                self.serve(name, build, "folder" if build == p.file else "store")
                 loaded.append(("plugin_loaded", name, build))
-        return self.published(events + self.nobody() + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded],
-                              ended=ended)
+        expect = self.published(events + self.nobody() + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded],
+                                ended=ended)
+        for name, build, weight in follow:
+            p = self.plugins[name]
+            p.canary, p.weight = build, weight
+            then = self.published([("canary", name, build), ("plugin_loaded", name, build)])
+            expect.follow += then.events
+        return expect
 
     def restart(self):
         """TERM, then a start with the same folders."""
@@ -297,15 +312,17 @@ class Model:
         expect.events.append(("restarted", None, None))
         return expect
 
-    def crash(self, name):
+    def crash(self, name, canary=False):
         """A request crashes it. The identity that does so twice is quarantined."""
         self.deaths += 1
         p = self.plugins[name]
-        build, before = p.stable, []
+        build, before = p.canary if canary else p.stable, []
         p.crashes[build] += 1
         if p.crashes[build] >= 2:
             self.quarantine(name, build)
             before.append(("quarantine", name, build))
+            if canary:
+                p.canary = None
         expect = self.start()
         expect.crash = [("crash", name, build)]
         expect.events = before + expect.events + [("restarted", name, build)]
@@ -315,19 +332,19 @@ class Model:
 
     def allows(self, op):
         """Whether a history may go on like this. Left out are: starts without gate (exit 1), deaths that leave
-        nothing good of a plugin, more than three deaths (each start is later than the one before), and deaths
-        and restarts beside a canary."""
+        nothing good of a plugin (503), and more than three deaths (each start is later than the one before)."""
         what, name = op[0], op[1] if len(op) > 1 else None
-        if what not in ("restart", "kill", "crash"):
+        if what not in ("restart", "kill", "crash", "crash-canary"):
             return True
-        if what != "restart" and self.deaths == 3 or what == "crash" and not self.plugins[name].stable:
+        culprit = name and (self.plugins[name].stable if what == "crash" else self.plugins[name].canary)
+        if what != "restart" and self.deaths == 3 or name and not culprit:
             return False
         for other, p in self.plugins.items():
             good, quarantined = list(p.good), list(p.quarantined)
-            if other == name and p.crashes[p.stable]:  # the second crash of this identity
-                quarantined.append(p.stable)
-                good.remove(p.stable)
-            if p.canary or p.file in quarantined and not good and (what != "restart" or other == "gate"):
+            if other == name and p.crashes[culprit]:  # the second crash of this identity
+                quarantined.append(culprit)
+                good = [b for b in good if b != culprit]
+            if p.file in quarantined and not good and (what != "restart" or other == "gate"):
                 return False
             if other == "gate" and (not p.file or p.file not in quarantined and KINDS[p.file.kind]):
                 return False
@@ -489,7 +506,7 @@ def history(rng):
     while len(ops) < wanted:
         name = rng.choices(PLUGINS, (5, 3, 3))[0]
         what = rng.choices(("put", "again", "remove", "scan", "retry", "canary", "promote", "abort", "rollback", "restart",
-                            "kill", "crash"), (3, 1, 0.5, 3, 0.7, 3, 2, 1, 2.5, 0.8, 0.4, 1.2))[0]
+                            "kill", "crash", "crash-canary"), (3, 1, 0.5, 3, 0.7, 3, 2, 1, 2.5, 0.8, 0.4, 1.2, 1))[0]
         if what in ("put", "again") or what == "canary" and rng.random() < 0.6:
             number += 1
             op = ("put", name, rng.choices(kinds, chances)[0], number)
@@ -527,6 +544,8 @@ def apply(model, op):
         return model.scan(config=True)
     if what == "retry":
         return model.scan(retry=True)
+    if what == "crash-canary":
+        return model.crash(*args, canary=True)
     return getattr(model, what)(*args)
 
 
@@ -612,9 +631,10 @@ class Replay:
 
     def step(self, op):
         since = self.server.mark()
-        self.before = {name: (list(p.good), list(p.quarantined)) for name, p in self.model.plugins.items()}
+        self.before = {n: (list(p.good), list(p.quarantined), p.canary, p.weight) for n, p in self.model.plugins.items()}
+        self.serving = {n: p.stable for n, p in self.model.plugins.items()}
         expect = apply(self.model, op)
-        answer = getattr(self, "do_" + op[0])(*op[1:])
+        answer = getattr(self, "do_" + op[0].replace("-", "_"))(*op[1:])
         if expect is None:
             return
         if answer is not None:
@@ -695,9 +715,12 @@ class Replay:
             except (OSError, ValueError):
                 return None
             return (sorted((p["plugin"], build_of(g["sha256"])) for p in index["plugins"] for g in p["good"]),
-                    sorted((q["plugin"], build_of(q["sha256"])) for q in index["quarantine"]))
-        kept = sorted((n, b) for n, p in self.before.items() for b in p[0])
-        self.soon("index.json: good and quarantined", written, (kept, sorted((n, b) for n, p in self.before.items() for b in p[1])))
+                    sorted((q["plugin"], build_of(q["sha256"])) for q in index["quarantine"]),
+                    sorted((c["plugin"], build_of(c["sha256"]), c["weight"]) for c in index.get("canaries", [])))
+        before = self.before.items()
+        self.soon("index.json: good, quarantined, canaries", written, (
+            sorted((n, b) for n, p in before for b in p[0]), sorted((n, b) for n, p in before for b in p[1]),
+            sorted((n, p[2], p[3]) for n, p in before if p[2])))
 
     def do_kill(self):
         self.settled()
@@ -705,15 +728,19 @@ class Replay:
         os.kill(pid, signal.SIGKILL)
         self.replaced(pid)
 
-    def do_crash(self, name):
+    def do_crash(self, name, build=None):
         self.settled()
         pid = self.server.pid
+        build = build or self.serving[name]
         with Conn(self.server) as conn:
             target = "/alpha?gate-crash=1" if name == "gate" else f"/{name}?crash=1"
-            conn.send(request_bytes("GET", target))
+            conn.send(request_bytes("GET", target, {"X-Graft-Version": f"{name}={self.ids[name, build]}"}))
             if conn.ends(20) is None or conn.data:
                 raise Divergence(f"{target} was to crash the server: {conn.data!r}")
         self.replaced(pid)
+
+    def do_crash_canary(self, name):
+        self.do_crash(name, self.before[name][2])
 
     def replaced(self, pid):
         """Until another process serves."""
@@ -757,6 +784,8 @@ class Replay:
             return name, event["ok"], sorted(f["plugin"] for f in event["failed"])
         if name == "rollback":
             return name, event["plugin"], build_of(event["to"])
+        if name == "canary" and "plugin" not in event:
+            return name, None, None
         return name, event.get("plugin"), build_of(event.get("id") or event.get("sha256"))
 
     def said(self, since, wanted):
@@ -771,13 +800,14 @@ class Replay:
 
         def failed_unnamed():  # a file that was never loaded has no id
             return [e[:2] if e[0] == "plugin_failed" else e for e in self.said(since, in_order)]
-        self.soon("the log", failed_unnamed, [e[:2] if e[0] == "plugin_failed" else e for e in expect.events])
+        self.soon("the log", failed_unnamed,
+                  [e[:2] if e[0] == "plugin_failed" else e for e in expect.events + expect.follow])
         self.soon("the log's crash", lambda: self.said(since, lambda e: e["event"] == "crash"), expect.crash)
         self.soon("the log's retired and stuck versions", lambda: sorted(
             self.said(since, lambda e: e["event"] in ("retired", "stuck"))), sorted(expect.ended))
         swap = self.server.find_events("swap", since)
         if swap:
-            self.same_swap("the swap event", swap[-1], expect)
+            self.same_swap("the swap event", swap[0], expect)
             self.same("the swap event's generation", swap[-1]["generation"], self.model.generation)
 
     def nothing_more(self, expect, since):
