@@ -162,6 +162,7 @@ class Model:
             elif p.file in p.failed and not retry:
                 told.append(name)
             else:
+                p.failed.discard(p.file)  # also when another file's failure keeps it from being tried
                 load.append((name, p.file))
         warned = self.nobody() if config else []
         if "gate" in leave:  # `middleware` names it: nothing is loaded, but files are checked
