@@ -49,6 +49,7 @@ class Plugin:
         self.source = None       # where that came from: folder or store
         self.canary = None       # what serves a share of the requests, beside it
         self.weight = 0          # percent
+        self.trial = None        # (build, weight): the last canary, until it is promoted, quarantined or has left
         self.good = []           # kept: builds that have been fully active, newest first, at most two
         self.quarantined = []    # not loaded by itself
         self.failed = set()      # failed in this process: reported again, not tried again
@@ -96,7 +97,7 @@ class Model:
         p = self.plugins[name]
         if not p.canary:
             return []
-        canary, p.canary, p.weight = p.canary, None, 0
+        canary, p.canary, p.weight, p.trial = p.canary, None, 0, None
         return [self.end(name, canary)]
 
     def serve(self, name, build, source="folder"):
@@ -104,12 +105,14 @@ class Model:
         p = self.plugins[name]
         p.stable, p.source = build, source
         p.good = ([build] + [b for b in p.good if b != build])[:2]
+        p.trial = p.trial if p.trial and p.trial[0] != build else None
         p.quarantined = [b for b in p.quarantined if b != build]
 
     def quarantine(self, name, build):
         p = self.plugins[name]
         p.good = [b for b in p.good if b != build]
         p.quarantined = [b for b in p.quarantined if b != build] + [build]
+        p.trial = p.trial if p.trial and p.trial[0] != build else None
 
     def published(self, events=(), failed=(), **more):
         self.generation += 1
@@ -196,7 +199,7 @@ class Model:
             loaded.append(("plugin_loaded", name, build))
             if p.canary:  # a newer file takes the canary's place
                 ended.append(self.end(name, p.canary))
-                p.canary = build
+                p.canary, p.trial = build, (build, p.weight)
                 canaries.append(("canary", name, build))
             else:
                 ended += [self.end(name, p.stable)] if p.stable else []
@@ -215,7 +218,7 @@ class Model:
             self.swaps["unchanged"] += 1
             return Expect(events=[("swap", True, [])])
         if p.file == p.canary:
-            p.weight = weight
+            p.weight, p.trial = weight, (p.canary, weight)
             return self.published([("canary", name, p.canary)])
         if not p.stable and KINDS[p.file.kind] not in ("preflight", "probe"):
             p.failed.discard(p.file)
@@ -224,7 +227,7 @@ class Model:
         if events:
             return self.not_swapped([name], events, ended=ended)
         ended += self.end_canary(name)
-        p.canary, p.weight = p.file, weight
+        p.canary, p.weight, p.trial = p.file, weight, (p.file, weight)
         return self.published([("canary", name, p.canary), ("plugin_loaded", name, p.canary)],
                               changed=[(name, p.canary)], ended=ended)
 
@@ -268,7 +271,7 @@ class Model:
         self.fresh_process()
         wanted, told, events, follow = [], [], [], []
         for name, p in self.plugins.items():
-            canary, weight = p.canary, p.weight
+            canary, weight = p.trial or (None, 0)
             p.stable = p.source = p.canary = None
             p.weight = 0
             if p.file and p.file == canary and p.good:
@@ -322,8 +325,6 @@ class Model:
         if p.crashes[build] >= 2:
             self.quarantine(name, build)
             before.append(("quarantine", name, build))
-            if canary:
-                p.canary = None
         expect = self.start()
         expect.crash = [("crash", name, build)]
         expect.events = before + expect.events + [("restarted", name, build)]
@@ -632,7 +633,7 @@ class Replay:
 
     def step(self, op):
         since = self.server.mark()
-        self.before = {n: (list(p.good), list(p.quarantined), p.canary, p.weight) for n, p in self.model.plugins.items()}
+        self.before = {n: (list(p.good), list(p.quarantined), p.canary, p.trial) for n, p in self.model.plugins.items()}
         self.serving = {n: p.stable for n, p in self.model.plugins.items()}
         expect = apply(self.model, op)
         answer = getattr(self, "do_" + op[0].replace("-", "_"))(*op[1:])
@@ -721,7 +722,7 @@ class Replay:
         before = self.before.items()
         self.soon("index.json: good, quarantined, canaries", written, (
             sorted((n, b) for n, p in before for b in p[0]), sorted((n, b) for n, p in before for b in p[1]),
-            sorted((n, p[2], p[3]) for n, p in before if p[2])))
+            sorted((n, *p[3]) for n, p in before if p[3])))
 
     def do_kill(self):
         self.settled()
