@@ -246,7 +246,8 @@ class Model:
         if not p.canary:
             return self.not_swapped([name])
         self.quarantine(name, p.canary)
-        return self.published([("quarantine", name, p.canary)], changed=[(name, "removed")], ended=self.end_canary(name))
+        return self.published([("quarantine", name, p.canary)], changed=[(name, "removed")],
+                              ended=self.end_canary(name))
 
     def rollback(self, name):
         """The good version before serves again, out of the store; the one replaced is quarantined. A canary of
@@ -494,6 +495,10 @@ def from_lines(text):
     return out
 
 
+OPERATIONS = {"put": 3, "again": 1, "remove": 0.5, "scan": 3, "retry": 0.7, "canary": 3, "promote": 2, "abort": 1,
+              "rollback": 2.5, "restart": 0.8, "kill": 0.4, "crash": 1.2, "crash-canary": 1}  # how often
+
+
 def history(rng):
     """5 to 12 operations that the model allows."""
     model, ops, number, before = Model(), [], 0, collections.defaultdict(list)
@@ -507,8 +512,7 @@ def history(rng):
     wanted = rng.randint(5, 12)
     while len(ops) < wanted:
         name = rng.choices(PLUGINS, (5, 3, 3))[0]
-        what = rng.choices(("put", "again", "remove", "scan", "retry", "canary", "promote", "abort", "rollback", "restart",
-                            "kill", "crash", "crash-canary"), (3, 1, 0.5, 3, 0.7, 3, 2, 1, 2.5, 0.8, 0.4, 1.2, 1))[0]
+        what = rng.choices(*zip(*OPERATIONS.items()))[0]
         if what in ("put", "again") or what == "canary" and rng.random() < 0.6:
             number += 1
             op = ("put", name, rng.choices(kinds, chances)[0], number)
@@ -592,7 +596,8 @@ class Replay:
         self.model = Model()
         self.patience = patience
         self.server = Server([], {
-            "middleware": ["gate"], "version_header_from": ["127.0.0.1"], "drain": {"idle_ms": 20}, "limits": {"connections": 100},
+            "middleware": ["gate"], "version_header_from": ["127.0.0.1"], "drain": {"idle_ms": 20},
+            "limits": {"connections": 100},
             "plugins": {name: {"required": False} for name in HANDLERS},
             "timeouts_ms": {"load": LOAD_MS, "adopt": int(10000 * SCALE)}}, start=False)
         for name in PLUGINS:
@@ -939,9 +944,11 @@ class Replay:
             got = found()
         wrong = {key: (expected[key], got[key]) for key in expected if got[key] != expected[key]}
         if wrong:
-            raise Divergence("/metrics, expected and found: " + ", ".join(f"{k} {a:g} {b:g}" for k, (a, b) in wrong.items()))
+            raise Divergence("/metrics, expected and found: " +
+                             ", ".join(f"{k} {a:g} {b:g}" for k, (a, b) in wrong.items()))
         self.soon("ps: served and errors", lambda: {
-            (v["plugin"], build_of(v["id"])): (v["served"], v["errors"]) for v in self.server.ps() if v["state"] != "stuck"},
+            (v["plugin"], build_of(v["id"])): (v["served"], v["errors"])
+            for v in self.server.ps() if v["state"] != "stuck"},
             {key: (sum(self.wire[(*key, kind)] for kind in ("2xx", "4xx", "5xx")), self.wire[(*key, "5xx")])
              for key in self.ids})
 
