@@ -668,7 +668,6 @@ class Replay:
             self.model.put(name, build)
 
     def do_remove(self, name):
-        self.settled()
         try:
             self.server.uninstall(name)
         except FileNotFoundError:
