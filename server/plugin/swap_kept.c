@@ -234,7 +234,7 @@ void kept_adopted(struct swap *s)
         keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
     }
     bool trials = note_trials(s);
-    if (r->nfresh > 0 || changed || trials)
+    if (r->nfresh > 0 || r->nleaving > 0 || changed || trials)
         keep_save(s->deps.keep,
                   r->wish == SWAP_ROLLBACK || r->wish == SWAP_ABORT || trials || s->draining);
 }

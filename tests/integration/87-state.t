@@ -133,6 +133,20 @@ def _():
     ok(True, "at any time after a swap")
 
 
+@case("a plugin that is removed as soon as it serves: what is kept of it is in the store")
+def _():
+    s = Server(["hello"])
+    for n in range(1, 6):
+        put(s, n)
+        s.reload()
+        s.uninstall("versioned")
+        ok(s.reload()["ok"] and s.get("/version").status == 404, f"build {n} came and went")
+        kept = [k for k in s.api("GET", "/v1/versions")["kept"] if k["plugin"] == "versioned"]
+        is_((kept[0]["version"], kept[0]["serves"]), (f"MARK-{n:08d}", False), "it is kept")
+        wait_for(lambda: os.path.exists(state(s, "index.json")) and kept[0]["sha256"] in open(state(s, "index.json")).read(), 5,
+                 f"the index names build {n}")
+
+
 @case("a damaged index is said, moved away and begun anew")
 def _():
     s = serve(1)

@@ -36,6 +36,8 @@ def _():
             "a rollback beside a canary": "put gate good 1\nreload\nput gate good 2\ncanary gate 33\nrollback gate\nusr2",
             "two canaries and one of the middleware": "put alpha fail 1\ncanary alpha 25\nput beta good 2\ncanary beta 50\n"
             "put gate slow 3\ncanary gate 10\npromote gate\nabort beta\npromote alpha",
+            "canaries over crashes and restarts": "put alpha good 1\ncanary alpha 33\nput gate slow 2\ncanary gate 50\nkill\n"
+            "crash-canary alpha\npromote gate\ncrash-canary alpha\nrestart\nrollback gate",
             "threads that stay": "put alpha leak 1\nreload\nput alpha good 2\nput beta init 3\nreload\nput beta leak 4\nreload\nrollback beta",
     }.items():
         agrees(modeltest.from_lines(lines), name)

@@ -56,7 +56,8 @@ def main():
         bad += not judge(seed + n, ops, n + 1)
         done, operations = n + 1, operations + len(ops)
         if done % 50 == 0:
-            print(f"# {done} histories, {operations} operations, {time.monotonic() - begun:.0f} s, {bad} diverge", flush=True)
+            print(f"# {done} histories, {operations} operations, {time.monotonic() - begun:.0f} s, {bad} diverge",
+                  flush=True)
         if bad >= limit:
             break
     print(f"{'not ok' if bad else 'ok'} {bad + 1} - {done} histories of {operations} operations, {bad} diverge")

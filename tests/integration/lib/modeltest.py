@@ -49,6 +49,7 @@ class Plugin:
         self.source = None       # where that came from: folder or store
         self.canary = None       # what serves a share of the requests, beside it
         self.weight = 0          # percent
+        self.trial = None        # (build, weight): the last canary, until it is promoted, quarantined or has left
         self.good = []           # kept: builds that have been fully active, newest first, at most two
         self.quarantined = []    # not loaded by itself
         self.failed = set()      # failed in this process: reported again, not tried again
@@ -64,6 +65,7 @@ class Expect:
         self.failed = set(failed)     # plugins
         self.events = list(events)    # (event, plugin, build), and last ("swap", ok, failed)
         self.ended = list(ended)      # ("retired" or "stuck", plugin, build): when that is, is left open
+        self.follow = []              # events of the swaps that follow by themselves
         self.crash = []               # ("crash", plugin, build): told when the next process has been started
 
 
@@ -95,7 +97,7 @@ class Model:
         p = self.plugins[name]
         if not p.canary:
             return []
-        canary, p.canary, p.weight = p.canary, None, 0
+        canary, p.canary, p.weight, p.trial = p.canary, None, 0, None
         return [self.end(name, canary)]
 
     def serve(self, name, build, source="folder"):
@@ -103,12 +105,14 @@ class Model:
         p = self.plugins[name]
         p.stable, p.source = build, source
         p.good = ([build] + [b for b in p.good if b != build])[:2]
+        p.trial = p.trial if p.trial and p.trial[0] != build else None
         p.quarantined = [b for b in p.quarantined if b != build]
 
     def quarantine(self, name, build):
         p = self.plugins[name]
         p.good = [b for b in p.good if b != build]
         p.quarantined = [b for b in p.quarantined if b != build] + [build]
+        p.trial = p.trial if p.trial and p.trial[0] != build else None
 
     def published(self, events=(), failed=(), **more):
         self.generation += 1
@@ -161,6 +165,7 @@ class Model:
             elif p.file in p.failed and not retry:
                 told.append(name)
             else:
+                p.failed.discard(p.file)  # also when another file's failure keeps it from being tried
                 load.append((name, p.file))
         warned = self.nobody() if config else []
         if "gate" in leave:  # `middleware` names it: nothing is loaded, but files are checked
@@ -194,7 +199,7 @@ class Model:
             loaded.append(("plugin_loaded", name, build))
             if p.canary:  # a newer file takes the canary's place
                 ended.append(self.end(name, p.canary))
-                p.canary = build
+                p.canary, p.trial = build, (build, p.weight)
                 canaries.append(("canary", name, build))
             else:
                 ended += [self.end(name, p.stable)] if p.stable else []
@@ -213,7 +218,7 @@ class Model:
             self.swaps["unchanged"] += 1
             return Expect(events=[("swap", True, [])])
         if p.file == p.canary:
-            p.weight = weight
+            p.weight, p.trial = weight, (p.canary, weight)
             return self.published([("canary", name, p.canary)])
         if not p.stable and KINDS[p.file.kind] not in ("preflight", "probe"):
             p.failed.discard(p.file)
@@ -222,7 +227,7 @@ class Model:
         if events:
             return self.not_swapped([name], events, ended=ended)
         ended += self.end_canary(name)
-        p.canary, p.weight = p.file, weight
+        p.canary, p.weight, p.trial = p.file, weight, (p.file, weight)
         return self.published([("canary", name, p.canary), ("plugin_loaded", name, p.canary)],
                               changed=[(name, p.canary)], ended=ended)
 
@@ -241,7 +246,8 @@ class Model:
         if not p.canary:
             return self.not_swapped([name])
         self.quarantine(name, p.canary)
-        return self.published([("quarantine", name, p.canary)], changed=[(name, "removed")], ended=self.end_canary(name))
+        return self.published([("quarantine", name, p.canary)], changed=[(name, "removed")],
+                              ended=self.end_canary(name))
 
     def rollback(self, name):
         """The good version before serves again, out of the store; the one replaced is quarantined. A canary of
@@ -261,12 +267,19 @@ class Model:
 
     def start(self):
         """A process begins with what the folder holds; in the place of a quarantined file with the last good version.
-        alpha and beta are not required: it goes without them when there is none."""
+        What was a canary follows by itself: until then, too, the last good version serves. alpha and beta are not
+        required: it goes without them when there is none."""
         self.fresh_process()
-        wanted, told, events = [], [], []
+        wanted, told, events, follow = [], [], [], []
         for name, p in self.plugins.items():
-            p.stable = p.source = None
-            if p.file in p.quarantined:
+            canary, weight = p.trial or (None, 0)
+            p.stable = p.source = p.canary = None
+            p.weight = 0
+            if p.file and p.file == canary and p.good:
+                wanted.append((name, p.good[0]))
+                events.append(("canary", None, None))  # said: it follows
+                follow.append((name, p.file, weight))
+            elif p.file in p.quarantined:
                 told.append(name)
                 wanted += [(name, p.good[0])] if p.good else []
                 events += [] if p.good else [("plugin_failed", name, p.file)]
@@ -280,10 +293,17 @@ class Model:
         loaded = []
         for name, build in wanted:
             if not KINDS[build.kind]:
-                self.serve(name, build, "folder" if build == self.plugins[name].file else "store")
+                p = self.plugins[name]
+                self.serve(name, build, "folder" if build == p.file else "store")
                 loaded.append(("plugin_loaded", name, build))
-        return self.published(events + self.nobody() + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded],
-                              ended=ended)
+        expect = self.published(events + self.nobody() + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded],
+                                ended=ended)
+        for name, build, weight in follow:
+            p = self.plugins[name]
+            p.canary, p.weight = build, weight
+            then = self.published([("canary", name, build), ("plugin_loaded", name, build)])
+            expect.follow += then.events
+        return expect
 
     def restart(self):
         """TERM, then a start with the same folders."""
@@ -297,11 +317,11 @@ class Model:
         expect.events.append(("restarted", None, None))
         return expect
 
-    def crash(self, name):
+    def crash(self, name, canary=False):
         """A request crashes it. The identity that does so twice is quarantined."""
         self.deaths += 1
         p = self.plugins[name]
-        build, before = p.stable, []
+        build, before = p.canary if canary else p.stable, []
         p.crashes[build] += 1
         if p.crashes[build] >= 2:
             self.quarantine(name, build)
@@ -315,19 +335,19 @@ class Model:
 
     def allows(self, op):
         """Whether a history may go on like this. Left out are: starts without gate (exit 1), deaths that leave
-        nothing good of a plugin, more than three deaths (each start is later than the one before), and deaths
-        and restarts beside a canary."""
+        nothing good of a plugin (503), and more than three deaths (each start is later than the one before)."""
         what, name = op[0], op[1] if len(op) > 1 else None
-        if what not in ("restart", "kill", "crash"):
+        if what not in ("restart", "kill", "crash", "crash-canary"):
             return True
-        if what != "restart" and self.deaths == 3 or what == "crash" and not self.plugins[name].stable:
+        culprit = name and (self.plugins[name].stable if what == "crash" else self.plugins[name].canary)
+        if what != "restart" and self.deaths == 3 or name and not culprit:
             return False
         for other, p in self.plugins.items():
             good, quarantined = list(p.good), list(p.quarantined)
-            if other == name and p.crashes[p.stable]:  # the second crash of this identity
-                quarantined.append(p.stable)
-                good.remove(p.stable)
-            if p.canary or p.file in quarantined and not good and (what != "restart" or other == "gate"):
+            if other == name and p.crashes[culprit]:  # the second crash of this identity
+                quarantined.append(culprit)
+                good = [b for b in good if b != culprit]
+            if p.file in quarantined and not good and (what != "restart" or other == "gate"):
                 return False
             if other == "gate" and (not p.file or p.file not in quarantined and KINDS[p.file.kind]):
                 return False
@@ -475,6 +495,10 @@ def from_lines(text):
     return out
 
 
+OPERATIONS = {"put": 3, "again": 1, "remove": 0.5, "scan": 3, "retry": 0.7, "canary": 3, "promote": 2, "abort": 1,
+              "rollback": 2.5, "restart": 0.8, "kill": 0.4, "crash": 1.2, "crash-canary": 1}  # how often
+
+
 def history(rng):
     """5 to 12 operations that the model allows."""
     model, ops, number, before = Model(), [], 0, collections.defaultdict(list)
@@ -488,8 +512,7 @@ def history(rng):
     wanted = rng.randint(5, 12)
     while len(ops) < wanted:
         name = rng.choices(PLUGINS, (5, 3, 3))[0]
-        what = rng.choices(("put", "again", "remove", "scan", "retry", "canary", "promote", "abort", "rollback", "restart",
-                            "kill", "crash"), (3, 1, 0.5, 3, 0.7, 3, 2, 1, 2.5, 0.8, 0.4, 1.2))[0]
+        what = rng.choices(*zip(*OPERATIONS.items()))[0]
         if what in ("put", "again") or what == "canary" and rng.random() < 0.6:
             number += 1
             op = ("put", name, rng.choices(kinds, chances)[0], number)
@@ -527,6 +550,8 @@ def apply(model, op):
         return model.scan(config=True)
     if what == "retry":
         return model.scan(retry=True)
+    if what == "crash-canary":
+        return model.crash(*args, canary=True)
     return getattr(model, what)(*args)
 
 
@@ -571,7 +596,8 @@ class Replay:
         self.model = Model()
         self.patience = patience
         self.server = Server([], {
-            "middleware": ["gate"], "version_header_from": ["127.0.0.1"], "drain": {"idle_ms": 20}, "limits": {"connections": 100},
+            "middleware": ["gate"], "version_header_from": ["127.0.0.1"], "drain": {"idle_ms": 20},
+            "limits": {"connections": 100},
             "plugins": {name: {"required": False} for name in HANDLERS},
             "timeouts_ms": {"load": LOAD_MS, "adopt": int(10000 * SCALE)}}, start=False)
         for name in PLUGINS:
@@ -612,9 +638,10 @@ class Replay:
 
     def step(self, op):
         since = self.server.mark()
-        self.before = {name: (list(p.good), list(p.quarantined)) for name, p in self.model.plugins.items()}
+        self.before = {n: (list(p.good), list(p.quarantined), p.canary, p.trial) for n, p in self.model.plugins.items()}
+        self.serving = {n: p.stable for n, p in self.model.plugins.items()}
         expect = apply(self.model, op)
-        answer = getattr(self, "do_" + op[0])(*op[1:])
+        answer = getattr(self, "do_" + op[0].replace("-", "_"))(*op[1:])
         if expect is None:
             return
         if answer is not None:
@@ -641,7 +668,6 @@ class Replay:
             self.model.put(name, build)
 
     def do_remove(self, name):
-        self.settled()
         try:
             self.server.uninstall(name)
         except FileNotFoundError:
@@ -695,9 +721,12 @@ class Replay:
             except (OSError, ValueError):
                 return None
             return (sorted((p["plugin"], build_of(g["sha256"])) for p in index["plugins"] for g in p["good"]),
-                    sorted((q["plugin"], build_of(q["sha256"])) for q in index["quarantine"]))
-        kept = sorted((n, b) for n, p in self.before.items() for b in p[0])
-        self.soon("index.json: good and quarantined", written, (kept, sorted((n, b) for n, p in self.before.items() for b in p[1])))
+                    sorted((q["plugin"], build_of(q["sha256"])) for q in index["quarantine"]),
+                    sorted((c["plugin"], build_of(c["sha256"]), c["weight"]) for c in index.get("canaries", [])))
+        before = self.before.items()
+        self.soon("index.json: good, quarantined, canaries", written, (
+            sorted((n, b) for n, p in before for b in p[0]), sorted((n, b) for n, p in before for b in p[1]),
+            sorted((n, *p[3]) for n, p in before if p[3])))
 
     def do_kill(self):
         self.settled()
@@ -705,15 +734,19 @@ class Replay:
         os.kill(pid, signal.SIGKILL)
         self.replaced(pid)
 
-    def do_crash(self, name):
+    def do_crash(self, name, build=None):
         self.settled()
         pid = self.server.pid
+        build = build or self.serving[name]
         with Conn(self.server) as conn:
             target = "/alpha?gate-crash=1" if name == "gate" else f"/{name}?crash=1"
-            conn.send(request_bytes("GET", target))
+            conn.send(request_bytes("GET", target, {"X-Graft-Version": f"{name}={self.ids[name, build]}"}))
             if conn.ends(20) is None or conn.data:
                 raise Divergence(f"{target} was to crash the server: {conn.data!r}")
         self.replaced(pid)
+
+    def do_crash_canary(self, name):
+        self.do_crash(name, self.before[name][2])
 
     def replaced(self, pid):
         """Until another process serves."""
@@ -757,6 +790,8 @@ class Replay:
             return name, event["ok"], sorted(f["plugin"] for f in event["failed"])
         if name == "rollback":
             return name, event["plugin"], build_of(event["to"])
+        if name == "canary" and "plugin" not in event:
+            return name, None, None
         return name, event.get("plugin"), build_of(event.get("id") or event.get("sha256"))
 
     def said(self, since, wanted):
@@ -771,13 +806,14 @@ class Replay:
 
         def failed_unnamed():  # a file that was never loaded has no id
             return [e[:2] if e[0] == "plugin_failed" else e for e in self.said(since, in_order)]
-        self.soon("the log", failed_unnamed, [e[:2] if e[0] == "plugin_failed" else e for e in expect.events])
+        self.soon("the log", failed_unnamed,
+                  [e[:2] if e[0] == "plugin_failed" else e for e in expect.events + expect.follow])
         self.soon("the log's crash", lambda: self.said(since, lambda e: e["event"] == "crash"), expect.crash)
         self.soon("the log's retired and stuck versions", lambda: sorted(
             self.said(since, lambda e: e["event"] in ("retired", "stuck"))), sorted(expect.ended))
         swap = self.server.find_events("swap", since)
         if swap:
-            self.same_swap("the swap event", swap[-1], expect)
+            self.same_swap("the swap event", swap[0], expect)
             self.same("the swap event's generation", swap[-1]["generation"], self.model.generation)
 
     def nothing_more(self, expect, since):
@@ -907,9 +943,11 @@ class Replay:
             got = found()
         wrong = {key: (expected[key], got[key]) for key in expected if got[key] != expected[key]}
         if wrong:
-            raise Divergence("/metrics, expected and found: " + ", ".join(f"{k} {a:g} {b:g}" for k, (a, b) in wrong.items()))
+            raise Divergence("/metrics, expected and found: " +
+                             ", ".join(f"{k} {a:g} {b:g}" for k, (a, b) in wrong.items()))
         self.soon("ps: served and errors", lambda: {
-            (v["plugin"], build_of(v["id"])): (v["served"], v["errors"]) for v in self.server.ps() if v["state"] != "stuck"},
+            (v["plugin"], build_of(v["id"])): (v["served"], v["errors"])
+            for v in self.server.ps() if v["state"] != "stuck"},
             {key: (sum(self.wire[(*key, kind)] for kind in ("2xx", "4xx", "5xx")), self.wire[(*key, "5xx")])
              for key in self.ids})
 
