@@ -545,10 +545,11 @@ def children(pid):
 
 
 def alive(pid):
-    """Whether there is such a process that has not ended."""
+    """Whether there is such a process that has not ended. Killed, its first thread can be a zombie while another
+    one still waits for a disk and keeps everything open."""
     try:
         with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
