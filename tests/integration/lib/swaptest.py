@@ -74,7 +74,17 @@ def _stage(server):
     return sorted(out)
 
 
-def footprint(server):
+def footprint(server, seconds=5):
+    """_footprint, when the store is not just writing: it has files open meanwhile."""
+    until = time.monotonic() + seconds
+    while True:
+        found = _footprint(server)
+        if time.monotonic() > until or not any("/state/files/" in path or "index.json" in path for path in found["fds"]):
+            return found
+        time.sleep(0.02)
+
+
+def _footprint(server):
     """What a server holds of the machine, such that it can be compared: open descriptors by kind (but
     clients' connections), staged files mapped and on disk, threads, children."""
     pid, kinds = server.pid, {}
