@@ -373,6 +373,21 @@ bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha25
     return found;
 }
 
+bool keep_find_named(struct keep *k, const char *file, struct kept *out)
+{
+    bool found = false;
+    if (k == NULL)
+        return false;
+    pthread_mutex_lock(&k->lock);
+    list_each (it, &k->model.plugins) {
+        const struct keep_plugin *p = list_entry(it, struct keep_plugin, node);
+        if (!found && p->good[0].file != NULL && strcmp(p->good[0].file, file) == 0)
+            found = kept_copy(out, &p->good[0]);
+    }
+    pthread_mutex_unlock(&k->lock);
+    return found;
+}
+
 void keep_each(struct keep *k, void (*fn)(const struct kept *kept, void *arg), void *arg)
 {
     if (k == NULL)

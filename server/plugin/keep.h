@@ -96,6 +96,9 @@ bool keep_find(struct keep *k, const char *plugin, const struct identity *but, s
 bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha256,
                     struct kept *out);
 
+/* The newest good version that came from a file of that name. The caller's to fini. */
+bool keep_find_named(struct keep *k, const char *file, struct kept *out);
+
 /* It serves as a canary (again, with another weight); true: that is news, to be saved. */
 bool keep_trial(struct keep *k, const struct trial *trial);
 /* It has become good just before the process before this one died, which could not write it. */

@@ -61,6 +61,7 @@ struct scan {
     const char *retry_only; /* NULL, or the plugin that `retry` is about */
     bool stand_ins;         /* of what is quarantined and has no good version, routes are wanted */
     bool first;             /* nothing serves yet: what is not judged waits beside the good one */
+    bool salvage;           /* first, again: good versions serve in place of files that failed */
     bool new_config;        /* what serves is held against its demands, and warned of */
     struct scan_active *active;
     size_t nactive;
@@ -82,7 +83,7 @@ void scan_fini(struct scan *s); /* what is staged and not taken (staged = NULL) 
 bool scan_is_quarantined(struct scan *s, struct found *f, const struct config_plugin *cfg);
 bool scan_describe_good(struct scan *s, struct found *f); /* without a probe; false: it needs one */
 /* In place of quarantined files, where nothing serves, and, at the start, of files that are not judged
-   yet. -1: it cannot be said now which can be used. */
+   yet, or that failed just now (`salvage`). -1: it cannot be said now which can be used. */
 int scan_serve_kept(struct scan *s, struct err *err);
 
 #endif

@@ -185,6 +185,31 @@ static int hold_back(struct scan *s, struct found *f, struct err *err)
     return 0;
 }
 
+static bool find_good(struct scan *s, const struct found *f, struct kept *out)
+{
+    return f->plugin != NULL ? keep_find(s->keep, f->plugin, NULL, out)
+                             : keep_find_named(s->keep, f->file, out);
+}
+
+/* The good version serves, until there is another file. Its plugin may not be known: what it would
+   have said is not. */
+static int salvage(struct scan *s, struct found *f, struct err *err)
+{
+    struct kept good;
+    int rc = 1;
+    while (rc > 0 && find_good(s, f, &good)) {
+        bool named = f->plugin != NULL || (f->plugin = strdup(good.identity.plugin)) != NULL;
+        rc = named ? take_kept(s, f, &good, err) : err_set(err, "out of memory");
+        kept_fini(&good);
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+static bool has_failed(const struct found *f)
+{
+    return f->kind == FOUND_FAILED || f->kind == FOUND_FAILED_AGAIN;
+}
+
 int scan_serve_kept(struct scan *s, struct err *err)
 {
     int rc = 0;
@@ -194,6 +219,8 @@ int scan_serve_kept(struct scan *s, struct err *err)
             rc = serve_kept(s, f, err);
         else if (f->kind == FOUND_NEW && s->first)
             rc = hold_back(s, f, err);
+        else if (has_failed(f) && s->first && s->salvage)
+            rc = salvage(s, f, err);
     }
     return rc;
 }

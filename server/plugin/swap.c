@@ -115,6 +115,7 @@ static int scan_prepare(struct swap *s)
     s->scan.retry_only = s->round.wish == SWAP_CANARY ? s->round.plugin : NULL;
     s->scan.stand_ins = s->deps.after_crash;
     s->scan.first = s->round.first;
+    s->scan.salvage = s->salvage;
     s->scan.new_config = s->round.want.config != NULL;
     s->scan.active = calloc(n + ncanaries + 1u, sizeof *s->scan.active);
     if (s->scan.active == NULL)
@@ -322,6 +323,13 @@ void swap_ask(struct swap *s, struct swap_ask *ask)
 void swap_first(struct swap *s, struct swap_ask *ask)
 {
     REQUIRE(s->current == NULL && s->phase == PHASE_IDLE);
+    swap_ask(s, ask);
+}
+
+void swap_first_again(struct swap *s, struct swap_ask *ask)
+{
+    REQUIRE(s->current == NULL);
+    s->salvage = true;
     swap_ask(s, ask);
 }
 

@@ -116,6 +116,10 @@ void swap_ask(struct swap *s, struct swap_ask *ask);
    plugins.NAME.required is false; `reason` lists all reasons. Once, before any swap_ask. */
 void swap_first(struct swap *s, struct swap_ask *ask);
 
+/* That has failed. What failed is left out now; where a good version of it is kept, that serves. For
+   a process that follows one that served: once, from the loop. */
+void swap_first_again(struct swap *s, struct swap_ask *ask);
+
 /* What the rollouts have seen (plugin/rollout.h). */
 struct rollouts;
 const struct rollouts *swap_rollouts(const struct swap *s);

@@ -125,6 +125,12 @@ void take_quarantined(struct swap *s, struct found *f)
         log_msg(LOG_WARN, "plugin_warning", "%s", f->error);
 }
 
+void take_salvaged(struct swap *s, const struct found *f)
+{
+    report_file_failed(s, f, true);
+    log_msg(LOG_WARN, "plugin_warning", "%s: %s from the store serves", f->error, f->staged->id);
+}
+
 void version_from_store(struct swap *s, struct version *v, const struct found *f)
 {
     const struct round *r = &s->round;
@@ -135,6 +141,9 @@ void version_from_store(struct swap *s, struct version *v, const struct found *f
         : f->waits
             ? asprintf(&v->store_why, "from the store: %s (%.12s) is not judged yet: a canary",
                        f->file, f->sha256)
+        : f->quarantined == NULL
+            ? asprintf(&v->store_why, "from the store: %s",
+                       f->error != NULL ? f->error : "the file was refused")
             : asprintf(&v->store_why, "from the store: %s (%.12s) is quarantined: %s", f->file,
                        f->sha256, f->quarantined != NULL ? f->quarantined : "?");
     if (n < 0)

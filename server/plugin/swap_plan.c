@@ -63,6 +63,8 @@ static void take_new(struct swap *s, struct found *f)
     }
     if (f->quarantined != NULL)
         take_quarantined(s, f);
+    else if (f->kept && f->error != NULL)
+        take_salvaged(s, f);
     if (f->kept)
         version_from_store(s, v, f);
     if (f->waits)

@@ -98,6 +98,7 @@ struct swap {
 
     struct list trials; /* swap_trial.c: canaries that follow the first load */
     bool trial_scan;    /* rollouts that do */
+    bool salvage;       /* the first load is done again: swap_first_again */
 
     char **busy; /* plugins for which the last round was refused */
     size_t nbusy;
@@ -175,6 +176,7 @@ void answer_without_round(struct swap *s, struct swap_ask *ask, const char *word
  */
 int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word, struct err *err);
 void take_quarantined(struct swap *s, struct found *f); /* a scan found it: says so */
+void take_salvaged(struct swap *s, const struct found *f);
 void version_from_store(struct swap *s, struct version *v, const struct found *f);
 void kept_adopted(struct swap *s); /* what the round published is good */
 void kept_names(struct swap *s);   /* names of known files, from the store */

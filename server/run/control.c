@@ -214,6 +214,32 @@ void control_serve(struct server *s)
         log_msg(LOG_ERROR, "config", "watch: %s", err.text);
 }
 
+static void load_first(struct server *s);
+
+static void load_again(evutil_socket_t fd, short what, void *arg)
+{
+    struct server *s = arg;
+    (void)fd;
+    (void)what;
+    CHECK(s, SERVER_MAGIC);
+    load_first(s);
+}
+
+/* The process before served: with what was good then this one does, too, whatever lies in the
+   folder by now. False: that has been tried, or nothing has crashed. */
+static bool first_again(struct server *s, const char *why)
+{
+    static const struct timeval now = { 0, 0 };
+    if (!boss_after_crash(s->boss) || s->first_failed)
+        return false;
+    s->first_failed = true;
+    log_msg(LOG_WARN, "plugin_warning",
+            "after a crash the plugins could not be loaded: %s: good versions from the store serve "
+            "in place of files that fail",
+            why);
+    return event_base_once(s->base, -1, EV_TIMEOUT, load_again, s, &now) == 0;
+}
+
 /* The first load is done. While a drain is on, its end decides. */
 static void on_first(struct swap_ask *ask, const struct swap_result *result)
 {
@@ -228,10 +254,21 @@ static void on_first(struct swap_ask *ask, const struct swap_result *result)
             control_serve(s);
         return;
     }
+    if (first_again(s, result->reason != NULL ? result->reason : "no reason given"))
+        return;
     log_flush(1000);
     fprintf(stderr, "graftd: %s\n",
             result->reason != NULL ? result->reason : "the plugins could not be loaded");
     leave_undone(s);
+}
+
+static void load_first(struct server *s)
+{
+    s->first = (struct swap_ask){ .done = on_first, .arg = s, .asked_us = clock_us() };
+    if (s->first_failed)
+        swap_first_again(s->swap, &s->first);
+    else
+        swap_first(s->swap, &s->first);
 }
 
 _Noreturn static void run(struct server *s)
@@ -240,10 +277,7 @@ _Noreturn static void run(struct server *s)
     if (log_start(&s->config->log, &s->log_fd, &err) != 0 || open_loop(s, &err) != 0 ||
         server_start(s, &err) != 0)
         fail_start(s, err.text);
-    s->first.done = on_first;
-    s->first.arg = s;
-    s->first.asked_us = clock_us();
-    swap_first(s->swap, &s->first);
+    load_first(s);
     event_base_dispatch(s->base);
     fail_start(s, "the control thread's loop ended");
 }

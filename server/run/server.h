@@ -63,6 +63,7 @@ struct server {
     struct event vitals_event;
     struct signals_stop stop;
     struct swap_ask first;
+    bool first_failed; /* it is done again, with what the store has */
     struct upgrade *upgrade; /* upgrade.c */
     struct reload *reading; /* reload.c: configurations that are being read, oldest first */
 

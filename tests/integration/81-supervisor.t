@@ -312,19 +312,56 @@ def _():
 
 @case("a restart that cannot load is tried again, not given up")
 def _():
-    s = Server(["crashes", "hello"])
+    s = Server(["crashes", "hello", "counter"], {"middleware": ["counter"]})
     pid = s.pid
-    with open(os.path.join(s.plugin_dir, "hello.so"), "wb") as f:
-        f.write(b"broken")
+    os.unlink(os.path.join(s.plugin_dir, "counter.so"))
     crash(s)
     wait_for(lambda: len(s.find_events("swap", ok=False)) >= 2, 20, "two starts that fail")
     is_(s.proc.poll(), None, "the supervisor lives on")
     is_(len(s.find_events("crash")), 1, "that is no crash")
-    ok(s.find_events("exit", msg=lambda m: "another try" in m), "and is told")
-    s.install("hello")
+    wait_for(lambda: s.find_events("exit", msg=lambda m: "another try" in m), 20, "and is told")
+    s.install("counter")
     back(s, pid)
-    is_(s.get("/hello").status, 200, "once the file is good it serves, on the same socket")
+    is_(s.get("/hello").status, 200, "once the file is there it serves, on the same socket")
     is_(s.stop(), 0, "exit 0")
+
+
+@case("a bad file in the folder and then a crash: what was good serves, out of the store")
+def _():
+    for how in ("broken", "init_fails", "never good"):
+        s = Server(["crashes", "hello"])
+        index = os.path.join(s.dir, "state", "index.json")
+        good = s.active("hello")
+        wait_for(lambda: os.path.exists(index) and good["sha256"] in open(index).read(), 10, "it is kept")
+        name = "bad" if how == "never good" else "hello"
+        if how == "broken":
+            with open(os.path.join(s.plugin_dir, "hello.so"), "wb") as f:
+                f.write(b"broken")
+        else:
+            source = f"""#include <graft/graft.h>
+static int init(graft_self *self, void **state)
+{{
+    (void)state;
+    return graft_fail(self, "not today");
+}}
+GRAFT_PLUGIN(.name = "{name}", .version = "2", .init = init, )
+"""
+            s.install(compile_plugin(source), name)
+        ok(not s.reload()["ok"], f"{how}: refused by a scan")
+        pid = s.pid
+        crash(s)
+        back(s, pid)
+        is_(s.get("/hello").status, 200, f"{how}: after a crash it serves")
+        now = s.active("hello")
+        is_((now["sha256"], now["source"]), (good["sha256"], "folder" if how == "never good" else "store"), "the good one")
+        answer = s.reload()
+        ok(any(f["plugin"] == name for f in answer["failed"]), "a scan still tells what is wrong", answer)
+        s.install("hello")
+        if how == "never good":
+            os.unlink(os.path.join(s.plugin_dir, "bad.so"))
+        ok(s.reload()["ok"], "once it is mended, a scan is well again")
+        is_(s.active("hello")["source"], "folder", "and the folder's file serves")
+        is_(s.stop(), 0, "exit 0")
 
 
 # ---- The first start ----
