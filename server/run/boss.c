@@ -160,14 +160,17 @@ static int receive(struct boss *l, struct wire_message *m, struct err *err)
         return err_set(err, "the supervisor says nothing");
     case WIRE_END:
         return err_set(err, "the supervisor is gone");
+    case WIRE_LACK:
+        return err_set(err, "no room for the supervisor's descriptors: too many open files");
     case WIRE_NONSENSE:
         break;
     case WIRE_OTHER:
-        return err_set(err,
-                       "this graftd speaks version %u of the protocol between supervisor and server "
-                       "process, the supervisor that started it speaks version %u: restart the "
-                       "service instead of upgrading it",
-                       wire_version, wire_peer_version);
+        return err_set(
+            err,
+            "this graftd speaks version %u of the protocol between supervisor and server "
+            "process, the supervisor that started it speaks version %u: restart the "
+            "service instead of upgrading it",
+            wire_version, wire_peer_version);
     }
     return err_set(err, "the supervisor talks nonsense: was graftd exchanged by another version?");
 }
@@ -241,6 +244,8 @@ int boss_next(struct boss *boss)
         enum wire_result result = wire_receive(boss->fd, &m, 0);
         if (result == WIRE_NOTHING)
             return 0;
+        if (result == WIRE_LACK)
+            continue;
         if (result == WIRE_GOT && m.type == WIRE_SIGNAL)
             return m.body.signal.signo;
         if (result != WIRE_GOT)

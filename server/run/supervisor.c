@@ -251,6 +251,12 @@ static void listen_to(struct supervisor *sv, struct child *c, int most,
             break;
         case WIRE_NOTHING:
             return;
+        case WIRE_LACK:
+            log_msg(
+                LOG_WARN, "limits",
+                "the supervisor cannot take what the server process hands it (a shared block, a "
+                "configuration): too many open files: raise the limit (LimitNOFILE=)");
+            break;
         case WIRE_NONSENSE:
         case WIRE_OTHER:
             log_msg(LOG_ERROR, "crash",

@@ -129,7 +129,7 @@ void wire_close_fds(struct wire_message *m)
 /* Every descriptor that came, also more than we asked for, so that none stays open. */
 static bool take_fds(struct msghdr *msg, struct wire_message *m)
 {
-    bool fits = (msg->msg_flags & MSG_CTRUNC) == 0;
+    bool fits = true;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
@@ -235,7 +235,11 @@ static enum wire_result receive_once(int fd, struct wire_message *m)
     ssize_t n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? WIRE_NOTHING : WIRE_END;
-    bool whole = take_fds(&msg, m) && (msg.msg_flags & MSG_TRUNC) == 0;
+    bool fits = take_fds(&msg, m), whole = fits && (msg.msg_flags & MSG_TRUNC) == 0;
+    if (fits && (msg.msg_flags & MSG_CTRUNC) != 0) { /* the kernel had no number for one */
+        wire_close_fds(m);
+        return WIRE_LACK;
+    }
     whole = whole || (head.magic != MAGIC && n >= (ssize_t)sizeof head);
     if (n == 0 && m->nfds == 0)
         return WIRE_END;

@@ -161,6 +161,7 @@ enum wire_result {
     WIRE_NOTHING,
     WIRE_END,
     WIRE_NONSENSE,
+    WIRE_LACK, /* a message is lost: too many files are open here for what it brought */
     WIRE_OTHER /* as nonsense: a peer of another WIRE_VERSION, now in wire_peer_version */
 };
 extern unsigned wire_peer_version;

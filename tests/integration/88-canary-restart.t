@@ -167,8 +167,8 @@ def _():
     s.start()
     two = put(s, 2)
     is_(s.ctl("canary", "versioned", "--weight", "30").returncode, 0, "canary")
-    kept = [os.path.join(d, f) for d, _, files in os.walk(s.stage_dir) for f in files if f == "index.json"]
-    wait_for(lambda: any('"canaries"' in open(p).read() for p in kept), 10, "the index")
+    index = lambda: [os.path.join(d, f) for d, _, files in os.walk(s.stage_dir) for f in files if f == "index.json"]  # noqa: E731
+    wait_for(lambda: any('"canaries"' in open(path).read() for path in index()), 10, "the index")
     serves(killed(s), one, two, 30, "it is a canary again")
     s.stop()
 

@@ -66,6 +66,9 @@ def exe(pid):
 
 # ---- Whole ----
 
+OTHER = os.path.join(ENV["TEST_BUILDDIR"], "tests", "graftd-other-")
+
+
 @case("under load: no failed request on kept and new connections; the supervisor becomes the new program in place")
 def _():
     path = program()
@@ -176,7 +179,7 @@ def _():
         bad(s, "expected a program", "--binary", folder)
         bad(s, "exit status 1 .*cannot start the server process", "--binary", broken)
         bad(s, "ended with exit status", "--binary", shutil.which("false"))
-        bad(s, "speaks version 99 .*speaks version ", "--binary", GRAFTD + "-other-wire")
+        bad(s, "speaks version 99 .*speaks version ", "--binary", OTHER + "wire")
         s.install("init_fails", "bad")
         bad(s, "ended with exit status 1 .*bad", )
         s.install("init_hangs", "bad")
@@ -217,11 +220,11 @@ def _():
     s = server()
     with Prober(s, "/hello") as p:
         old = s.pid
-        status, answer = upgrade(s, "--binary", GRAFTD + "-other-state")
+        status, answer = upgrade(s, "--binary", OTHER + "state")
         is_((status, answer["ok"]), (0, True), f"upgraded {answer}")
         like(answer["note"] or "", "the supervisor goes on", "with a note")
         gone(old)
-        is_(exe(s.pid), os.path.realpath(GRAFTD + "-other-state"), "the new program serves")
+        is_(exe(s.pid), os.path.realpath(OTHER + "state"), "the new program serves")
         is_(exe(s.proc.pid), os.path.realpath(GRAFTD), "the supervisor is what it was")
         good(s, "--binary", GRAFTD)
     is_(p.failures, [], "no request failed")

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 static void make(int wire[2])
@@ -66,7 +67,8 @@ TEST(messages_without_a_body)
 TEST(vitals_are_checked)
 {
     int wire[2];
-    struct wire_message got, m = { .type = WIRE_VITALS, .body.vitals = { .state = VITALS_LEAVING } };
+    struct wire_message got,
+        m = { .type = WIRE_VITALS, .body.vitals = { .state = VITALS_LEAVING } };
     make(wire);
     is(wire_send(wire[1], &m, 0), 0);
     is(wire_receive(wire[0], &got, 0), WIRE_GOT);
@@ -85,10 +87,9 @@ TEST(vitals_are_checked)
 TEST(nonsense_is_nonsense)
 {
     static const char junk[100000];
-    const uint32_t heads[][2] = {
-        { MAGIC, 0 },           { MAGIC, 99 },          { 1, WIRE_READY },
-        { MAGIC, WIRE_SIGNAL }, { MAGIC, WIRE_CONFIG }, { MAGIC, WIRE_HELLO }
-    };
+    const uint32_t heads[][2] = { { MAGIC, 0 },           { MAGIC, 99 },
+                                  { 1, WIRE_READY },      { MAGIC, WIRE_SIGNAL },
+                                  { MAGIC, WIRE_CONFIG }, { MAGIC, WIRE_HELLO } };
     int wire[2];
     struct wire_message got;
     make(wire);
@@ -198,4 +199,32 @@ TEST(only_a_wire_of_the_parent_is_inherited)
     is(WEXITSTATUS(status), TAP_GOOD);
     unmake(stream);
     unmake(wire);
+}
+
+/* Named after what broke: a supervisor without a descriptor to spare killed a server process that
+   was well, for talking nonsense. */
+TEST(what_there_is_no_descriptor_for_is_lost_and_is_no_nonsense)
+{
+    int wire[2];
+    struct err err;
+    struct rlimit limit;
+    struct wire_message got, m = { .type = WIRE_SHARED, .nfds = 1 },
+                             ready = { .type = WIRE_LEAVING };
+    must(wire_open(wire, &err) == 0);
+    snprintf(m.body.shared.plugin, sizeof m.body.shared.plugin, "a");
+    snprintf(m.body.shared.name, sizeof m.body.shared.name, "b");
+    m.fds[0] = wire[0];
+    is(wire_send(wire[1], &m, 0), 0);
+    is(wire_send(wire[1], &ready, 0), 0);
+    must(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = 3;
+    must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    is(wire_receive(wire[0], &got, 0), WIRE_LACK);
+    is(got.nfds, 0);
+    limit.rlim_cur = limit.rlim_max;
+    must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    is(wire_receive(wire[0], &got, 0), WIRE_GOT);
+    is(got.type, WIRE_LEAVING);
+    close(wire[0]);
+    close(wire[1]);
 }
