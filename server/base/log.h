@@ -1,9 +1,10 @@
 /*
  * Structured log lines. Any thread formats its own line into a bounded ring of its own (made at
  * the thread's first line, reused when a thread has ended); the control thread writes the rings out
- * in order of time. No writer ever waits: when a ring is full or the reader of the log is slow,
- * lines are dropped and counted. Before log_start and after log_stop lines go straight to stderr.
- * SIGPIPE must be ignored (signals_block or signal): the reader of the log may go away.
+ * in order of time (but for a line that a thread has begun and not handed over when others are
+ * written). No writer ever waits: when a ring is full or the reader of the log is slow, lines are
+ * dropped and counted. Before log_start and after log_stop lines go straight to stderr. SIGPIPE
+ * must be ignored (signals_block or signal): the reader of the log may go away.
  */
 #ifndef GRAFT_BASE_LOG_H
 #define GRAFT_BASE_LOG_H

@@ -53,7 +53,7 @@ def index(s):
 
 
 def stored(s):
-    return sorted(os.listdir(os.path.join(s.dir, "state", "files")))
+    return sorted(f for f in os.listdir(os.path.join(s.dir, "state", "files")) if not f.startswith("."))
 
 
 
