@@ -313,6 +313,8 @@ def _():
 @case("a block of a canary that is not promoted: after a crash it is there, as is the stable version's")
 def _():
     s = Server({"shared": "shared_v1"})
+    good, index = s.active("shared")["sha256"], os.path.join(s.dir, "state", "index.json")
+    wait_for(lambda: os.path.exists(index) and good in open(index).read(), 10, "the stable version is kept")
     for _ in range(5):
         s.get("/shared/add")
     s.install("shared_big", "shared")
