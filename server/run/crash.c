@@ -176,7 +176,9 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
     errno = saved;
 }
 
-/* We leave by _exit: whoever calls exit is a plugin. */
+/* We leave by _exit: whoever calls exit is a plugin. It ends here: what exit would still call are
+   destructors of every plugin, while workers serve and another process has the sockets already. One
+   that hung there would keep this one alive for ever. */
 static void on_exit_called(int status, void *arg)
 {
     ucontext_t here;
@@ -185,6 +187,7 @@ static void on_exit_called(int status, void *arg)
         return;
     record(the_area, 0, status & 0xff, &here);
     wire_crash(the_wire);
+    _exit(status);
 }
 
 void crash_install(struct crash_area *area, int wire)

@@ -2,7 +2,7 @@
  * When the server process gets a fatal signal: what the thread was doing is written into the memory
  * that is shared with the supervisor, the supervisor is woken, and then happens what would have
  * happened anyway, the core dump included. The handler calls nothing but system calls. The same
- * when something calls exit.
+ * when something calls exit, but that destructors are not called.
  */
 #ifndef GRAFT_RUN_CRASH_H
 #define GRAFT_RUN_CRASH_H

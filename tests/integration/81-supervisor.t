@@ -172,6 +172,40 @@ def _():
     is_(s.get("/hello").status, 200, "it serves again")
 
 
+EXIT_HANGS = """
+#include <graft/graft.h>
+#include <stdlib.h>
+#include <unistd.h>
+static volatile int leaving;
+__attribute__((destructor)) static void last(void)
+{
+    while (leaving)
+        pause();
+}
+static graft_next leave(graft_req *req, void *state)
+{
+    (void)req, (void)state;
+    leaving = 1;
+    exit(7);
+}
+GRAFT_PLUGIN(.name = "exits", .version = "1", .routes = (const graft_route[]){ { "GET", "/exits", leave, 0 }, { 0 } },)
+"""
+
+
+@case("exit() with a destructor that hangs: the old process does not stay beside the new one")
+def _():
+    s = Server({"exits": compile_plugin(EXIT_HANGS), "hello": "hello"})
+    pid = s.pid
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/exits"))
+        ok(c.ends(20) in ("eof", "reset"), "the connection ends")
+        s.wait_event("crash", pid=pid)
+        now = back(s, pid)
+        wait_for(lambda: children(s.proc.pid) == [now], 10, "the old one ends")
+    is_((alive(pid), s.get("/hello").status), (False, 200), "one process, which serves")
+    is_(s.stop(), 0, "exit 0")
+
+
 @case("a child that a plugin forked may crash or exit: the server is not replaced")
 def _():
     s = Server(["crashes"])
