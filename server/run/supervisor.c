@@ -56,12 +56,30 @@ static unsigned back_off(struct supervisor *sv, const struct child *c)
     return n > 6 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << (n - 1);
 }
 
+/* By the wire; by a plain signal when that is full, because the server does not read. False: there
+   is nobody, or it is dead. */
+static bool pass_on(struct supervisor *sv, int signo)
+{
+    struct child *c = &sv->child;
+    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
+    if (c->pid == 0)
+        return false;
+    if (c->wire >= 0 && wire_send(c->wire, &m, 0) == 0)
+        return true;
+    bool dead = c->wire >= 0 && errno == EPIPE;
+    kill(c->pid, signo);
+    return !dead;
+}
+
 static void spawn(struct supervisor *sv)
 {
     struct err err;
     sv->restart_at_ms = 0;
-    if (supervisor_spawn(sv, &err) == 0)
+    if (supervisor_spawn(sv, &err) == 0) {
+        if (sv->hup) /* it begins with the configuration in force, and reads the file behind that */
+            pass_on(sv, SIGHUP);
         return;
+    }
     if (sv->starts == 0) {
         log_flush(FLUSH_MS);
         fprintf(stderr, "graftd: %s\n", err.text);
@@ -177,6 +195,7 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
     switch (m->type) {
     case WIRE_READY:
         c->ready = sv->served = true;
+        sv->hup = false;
         break;
     case WIRE_LEAVING:
         c->leaving = true;
@@ -293,15 +312,6 @@ static void reap(struct supervisor *sv)
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
-/* By the wire; by a plain signal when that is full, because the server does not read. */
-static void pass_on(struct supervisor *sv, int signo)
-{
-    struct child *c = &sv->child;
-    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
-    if (c->pid != 0 && (c->wire < 0 || wire_send(c->wire, &m, 0) != 0))
-        kill(c->pid, signo);
-}
-
 static void stop(struct supervisor *sv, int signo)
 {
     notify_leaving();
@@ -327,8 +337,10 @@ static void act_on_signal(struct supervisor *sv, int signo)
         reopen_log();
         pass_on(sv, signo);
         break;
-    case SIGUSR2:
     case SIGHUP:
+        sv->hup = !pass_on(sv, signo) || !sv->child.ready;
+        break;
+    case SIGUSR2: /* each process looks at the folder when it starts */
         pass_on(sv, signo);
         break;
     default:

@@ -361,6 +361,32 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
+@case("HUP while no process runs, between two crashes, is the next one's")
+def _():
+    s = Server(["hello"], {"server_header": "first"})
+    for n in range(6):  # until the pause is long enough to send something in it
+        old = s.pid
+        os.kill(old, signal.SIGKILL)
+        if n < 5:
+            back(s, old)
+    wait_for(lambda: not children(s.proc.pid), 10, "none runs")
+    s.config["server_header"] = "second"
+    s.write_config()
+    mark = s.mark()
+    s.send_signal(signal.SIGHUP)
+    back(s, old)
+    wait_for(lambda: s.get("/hello").header("Server") == "second", 10, "the file that HUP was sent for is read")
+    wait_for(lambda: len(s.find_events("swap", mark)) == 2, 10, "it is a swap, behind the first load")
+    old = s.pid
+    os.kill(old, signal.SIGKILL)
+    mark = s.mark()
+    back(s, old)
+    time.sleep(0.3)
+    is_([e["ok"] for e in s.find_events("swap", mark)], [True], "and not again for the process behind that")
+    is_(s.get("/hello").header("Server"), "second", "it is in force")
+    is_(s.stop(), 0, "exit 0")
+
+
 # ---- The first start ----
 
 @case("a start that fails is exit 1 with the reasons, at once, and never a loop")
