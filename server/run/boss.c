@@ -155,6 +155,8 @@ static int receive(struct boss *l, struct wire_message *m, struct err *err)
         return err_set(err, "the supervisor says nothing");
     case WIRE_END:
         return err_set(err, "the supervisor is gone");
+    case WIRE_LOST:
+        return err_set(err, "too many open files: raise the limit (ulimit -n, LimitNOFILE=)");
     case WIRE_NONSENSE:
         break;
     }

@@ -224,6 +224,16 @@ static void act_on_message(struct supervisor *sv, struct wire_message *m)
     }
 }
 
+/* We have too many descriptors open: what serves is not touched by that. */
+static void tell_lost(enum wire_type type)
+{
+    log_msg(LOG_WARN, "limits",
+            "no descriptor is left in the supervisor: after a crash %s: raise the limit (ulimit "
+            "-n, LimitNOFILE=)",
+            type == WIRE_CONFIG ? "the configuration before this one would be in force"
+                                : "a shared block would be lost");
+}
+
 /* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
    told by waitpid. */
 static void listen_to_child(struct supervisor *sv, int most)
@@ -237,6 +247,9 @@ static void listen_to_child(struct supervisor *sv, int most)
             break;
         case WIRE_NOTHING:
             return;
+        case WIRE_LOST:
+            tell_lost(m.type);
+            break;
         case WIRE_NONSENSE:
             log_msg(LOG_ERROR, "crash",
                     "the server process talks nonsense to its supervisor: it is "

@@ -118,7 +118,7 @@ void wire_close_fds(struct wire_message *m)
 /* Every descriptor that came, also more than we asked for, so that none stays open. */
 static bool take_fds(struct msghdr *msg, struct wire_message *m)
 {
-    bool fits = (msg->msg_flags & MSG_CTRUNC) == 0;
+    bool fits = true;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
@@ -178,17 +178,19 @@ static bool body_fits(const struct wire_message *m)
     }
 }
 
-static enum wire_result judge(const struct head *head, size_t len, bool whole,
+/* `lost`: descriptors, which the kernel could not give us. */
+static enum wire_result judge(const struct head *head, size_t len, bool whole, bool lost,
                               struct wire_message *m)
 {
     if (!whole || len < sizeof *head || head->magic != MAGIC || head->type < WIRE_HELLO ||
         head->type > WIRE_LAST)
         return WIRE_NONSENSE;
     m->type = (enum wire_type)head->type;
-    if (len != sizeof *head + shapes[m->type].size || m->nfds < shapes[m->type].least ||
-        m->nfds > shapes[m->type].most || !body_fits(m))
+    if (len != sizeof *head + shapes[m->type].size || m->nfds > shapes[m->type].most)
         return WIRE_NONSENSE;
-    return WIRE_GOT;
+    if (lost)
+        return shapes[m->type].most > 0 ? WIRE_LOST : WIRE_NONSENSE;
+    return m->nfds >= shapes[m->type].least && body_fits(m) ? WIRE_GOT : WIRE_NONSENSE;
 }
 
 static enum wire_result receive_once(int fd, struct wire_message *m)
@@ -210,7 +212,7 @@ static enum wire_result receive_once(int fd, struct wire_message *m)
     bool whole = take_fds(&msg, m) && (msg.msg_flags & MSG_TRUNC) == 0;
     if (n == 0 && m->nfds == 0)
         return WIRE_END;
-    enum wire_result result = judge(&head, (size_t)n, whole, m);
+    enum wire_result result = judge(&head, (size_t)n, whole, (msg.msg_flags & MSG_CTRUNC) != 0, m);
     if (result != WIRE_GOT)
         wire_close_fds(m);
     return result;

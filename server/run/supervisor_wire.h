@@ -119,8 +119,9 @@ int wire_send(int fd, const struct wire_message *m, unsigned ms);
 int wire_send_type(int fd, enum wire_type type); /* one without a body; does not wait */
 void wire_crash(int fd);                         /* async-signal-safe */
 
-enum wire_result { WIRE_GOT, WIRE_NOTHING, WIRE_END, WIRE_NONSENSE };
-/* The next message, waiting for at most `ms`. After END and NONSENSE there is nothing to close. */
+/* WIRE_LOST: a message whose descriptors had no room in this process (EMFILE); its type is told. */
+enum wire_result { WIRE_GOT, WIRE_NOTHING, WIRE_END, WIRE_NONSENSE, WIRE_LOST };
+/* The next message, waiting for at most `ms`. There is something to close only after GOT. */
 enum wire_result wire_receive(int fd, struct wire_message *m, unsigned ms);
 void wire_close_fds(struct wire_message *m);
 

@@ -2,6 +2,7 @@
 # The supervisor: sockets outlive a crash, what it says of it, back-off, signals, exit codes, PID 1
 import glob
 import os
+import resource
 import signal
 import socket
 import sys
@@ -147,7 +148,6 @@ def _():
     pattern = open("/proc/sys/kernel/core_pattern").read().strip()
     if pattern.startswith("|") or SANITIZER != "none":
         return skip("cores go elsewhere here", "a core")
-    import resource
     folder = tempdir()
     s = Server(["crashes"], preexec_fn=lambda: resource.setrlimit(
         resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)), cwd=folder)
@@ -605,6 +605,47 @@ def _():
 
 
 # ---- Descriptors and memory ----
+
+def leave_descriptors(s, n):
+    """The supervisor may open so many more."""
+    used = {int(fd) for fd in os.listdir(f"/proc/{s.proc.pid}/fd")}
+    limit = min(at for at in range(10000) if at - len([fd for fd in used if fd < at]) == n)
+    before = resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    return lambda: resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, before)
+
+
+@case("no descriptor is left in the supervisor: what serves goes on; with some again, all goes on")
+def _():
+    s = Server(["hello"], {"server_header": "first"})
+    pid = s.pid
+    mend = leave_descriptors(s, 0)
+    s.config["server_header"] = "second"
+    is_(s.reload_signal(signal.SIGHUP)["ok"], True, "HUP: another configuration, which the supervisor cannot receive")
+    like(s.wait_event("limits", msg=lambda m: "supervisor" in m)["msg"], "the configuration before", "it says what that means")
+    is_((s.pid, s.get("/hello").header("Server"), s.find_events("crash")), (pid, "second", []), "the same process serves with it")
+    os.kill(pid, signal.SIGKILL)
+    s.wait_event("crash", msg=lambda m: "Too many open files" in m)
+    is_(s.proc.poll(), None, "a crash: no process can be started, it is tried again")
+    mend()
+    back(s, pid)
+    is_(s.get("/hello").status, 200, "and again, until one serves")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("shared blocks leave the supervisor the descriptors that it needs to start a process")
+def _():
+    s = Server(["hello", "crashes"])
+    pid = s.pid
+    leave_descriptors(s, 60)
+    s.install("counter")
+    ok(s.reload()["ok"], "a plugin with blocks")
+    like(s.wait_event("state", msg=lambda m: "survive" in m)["msg"], "will not survive a crash: no room", "they are not kept")
+    crash(s)
+    back(s, pid)
+    is_(s.get("/counter").status, 200, "a crash: another process serves")
+    is_(s.stop(), 0, "exit 0")
+
 
 @case("fifty crashes leave the supervisor as it was")
 def _():

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 static void make(int wire[2])
@@ -41,6 +42,28 @@ TEST(a_message_arrives_with_its_descriptor)
     is(write(got.fds[0], "a", 1), 1);
     wire_close_fds(&got);
     close(pipes[0]);
+    unmake(wire);
+}
+
+TEST(a_descriptor_without_room_is_no_nonsense)
+{
+    int wire[2], again;
+    struct rlimit before, none;
+    struct wire_message got, m = { .type = WIRE_CONFIG, .nfds = 1 };
+    make(wire);
+    m.fds[0] = wire[0];
+    is(wire_send(wire[0], &m, 0), 0);
+    is(wire_send_type(wire[0], WIRE_READY), 0);
+    must((again = dup(wire[0])) >= 0 && getrlimit(RLIMIT_NOFILE, &before) == 0);
+    close(again);
+    none = (struct rlimit){ (rlim_t)again, before.rlim_max };
+    must(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    is(wire_receive(wire[1], &got, 0), WIRE_LOST);
+    is(got.type, WIRE_CONFIG);
+    is(got.nfds, 0);
+    must(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    is(wire_receive(wire[1], &got, 0), WIRE_GOT); /* the next one is whole */
+    is(got.type, WIRE_READY);
     unmake(wire);
 }
 
