@@ -234,6 +234,7 @@ int boss_next(struct boss *boss)
         return m.body.signal.signo;
     if (result == WIRE_GOT)
         wire_close_fds(&m);
+    crash_forget_wire();
     close(boss->fd);
     boss->fd = -1;
     return -1;

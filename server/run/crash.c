@@ -27,7 +27,7 @@ static const int fatal[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, 
 #define WAIT_TURNS 500   /* of 10 ms: a second one that crashes waits so long for the first */
 
 static struct crash_area *the_area;
-static int the_wire;
+static _Atomic(int) the_wire; /* -1: nobody is to be woken */
 static pid_t the_pid; /* a child that a plugin forks has the handler, too, and is not us */
 
 /* ---- What the handler may call ----------------------------------------------------------------
@@ -188,6 +188,11 @@ static void on_exit_called(int status, void *arg)
     record(the_area, 0, status & 0xff, &here);
     wire_crash(the_wire);
     _exit(status);
+}
+
+void crash_forget_wire(void)
+{
+    the_wire = -1;
 }
 
 void crash_install(struct crash_area *area, int wire)

@@ -466,8 +466,12 @@ int supervisor_run(const struct options *options, char **argv)
     int wire = boss_from_environment();
     if (wire >= 0)
         return control_run_supervised(options, environ, wire);
-    if (wire == -2)
+    if (wire == -2) {
+        fprintf(stderr, "graftd: " WIRE_VARIABLE " names a socket that our parent has not made: the "
+                        "supervisor that started us is gone, or the variable was set by somebody "
+                        "else: unset it\n");
         return 1;
+    }
     thread_kind = THREAD_CONTROL;
     struct config *config = config_load(options, environ, &err);
     if (config == NULL) {

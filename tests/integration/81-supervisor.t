@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -85,6 +86,16 @@ def _():
     a.close(), b.close()
 
 
+@case("a wire that our parent has not made is refused, with the reason")
+def _():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    run = subprocess.run(["sh", "-c", '"$0" -c /nowhere; exit $?', GRAFTD], pass_fds=(theirs.fileno(),), text=True,
+                         env={**os.environ, "GRAFTD_SUPERVISOR": str(theirs.fileno())}, capture_output=True, timeout=secs(20))
+    is_(run.returncode, 1, "exit 1")
+    like(run.stderr, "GRAFTD_SUPERVISOR", "and it says so")
+    ours.close(), theirs.close()
+
+
 # ---- Crashes ----
 
 @case("a crash: the same sockets, another process, soon; what waits in the queue is served")
@@ -141,6 +152,53 @@ def _():
         is_(len(s.staged()), 1, "the living one's stay")
         ok(s.active("crashes")["id"] != version["id"], "no id comes twice")
         is_(s.stop(), 0, "exit 0")
+
+
+OWN_STACK = """
+#include <graft/graft.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+static volatile int zero;
+__attribute__((noinline, noclone)) static int deeper(volatile char *above)
+{
+    volatile char block[4096];
+    block[0] = above[0];
+    return zero != 0 ? 0 : deeper(block) + block[0];
+}
+static void *run(void *with)
+{
+    volatile char first = 0;
+    stack_t stack = { .ss_sp = malloc(1 << 16), .ss_size = 1 << 16 };
+    if (with != NULL)
+        sigaltstack(&stack, NULL);
+    zero = deeper(&first);
+    return NULL;
+}
+static graft_next fill(graft_req *req, void *state)
+{
+    pthread_t thread;
+    (void)state;
+    if (pthread_create(&thread, NULL, run, graft_param(req, "how").len == 4 ? req : NULL) == 0)
+        pthread_join(thread, NULL);
+    return graft_text(req, 200, "");
+}
+GRAFT_PLUGIN(.name = "fills", .version = "1", .routes = (const graft_route[]){ { "GET", "/fills/:how", fill, 0 }, { 0 } },)
+"""
+
+
+@case("a thread of a plugin's own fills its stack: its signal is told, and with a sigaltstack whose it was",
+      SANITIZER == "none", "the sanitizer has a word of its own about this")
+def _():
+    s = Server({"fills": compile_plugin(OWN_STACK)}, {"crash_window_ms": 1})
+    for how, plugin in (("without", None), ("with", "fills")):
+        pid = s.pid
+        with Conn(s) as c:
+            c.send(request_bytes("GET", f"/fills/{how}"))
+            ok(c.ends(20) in ("eof", "reset"), "the connection ends")
+        event = s.wait_event("crash", pid=pid)
+        is_((event["signal"], event.get("plugin")), ("SIGSEGV", plugin), f"{how}: signal and plugin")
+        back(s, pid)
 
 
 @case("the core dump still happens")
@@ -482,6 +540,68 @@ def _():
     wait_for(lambda: not alive(pid), 20, "the server process ends")
     like(s.event("drain_start")["why"], "supervisor is gone", "it says why")
     is_((s.staged(), os.path.exists(s.control)), ([], False), "nothing stays behind")
+
+
+LATE_CRASH = """
+#include <graft/graft.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static volatile int zero;
+static void tell(const int fds[], const char *path, pid_t parent)
+{
+    char byte;
+    int got = 0;
+    while (getppid() == parent)
+        usleep(1000);
+    for (int i = 0; i < 100; i++)
+        got += recv(fds[i], &byte, 1, MSG_DONTWAIT) == 1;
+    FILE *f = fopen(path, "w");
+    if (f != NULL)
+        fprintf(f, "%d of these\\n", got), fclose(f);
+    _exit(0);
+}
+static graft_next late(graft_req *req, void *path)
+{
+    pid_t supervisor = getppid(), self = getpid();
+    int fds[100];
+    while (getppid() == supervisor)
+        usleep(1000);
+    usleep(1000000); /* the wire is closed: its number is free */
+    for (int i = 0; i < 100; i += 2)
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds + i) != 0)
+            return graft_text(req, 500, "no sockets");
+    if (fork() == 0)
+        tell(fds, path, self);
+    usleep(100000);
+    abort();
+}
+static int init(graft_self *self, void **state)
+{
+    const char *path = graft_config_str(self, "path", "");
+    *state = (void *)path;
+    return 0;
+}
+GRAFT_PLUGIN(.name = "late", .version = "1", .init = init,
+             .routes = (const graft_route[]){ { "GET", "/late", late, 0 }, { 0 } },)
+"""
+
+
+@case("a crash behind the supervisor's end is told to nobody, least of all to who has the wire's number by now")
+def _():
+    path = os.path.join(tempdir(), "got")
+    s = Server({"late": compile_plugin(LATE_CRASH)}, {"plugins": {"late": {"config": {"path": path}}}})
+    pid = s.pid
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/late"))
+        wait_for(lambda: s.status()["in_flight"] == 1, 5, "a request is in progress")
+        s.proc.kill()
+        s.proc.wait()
+        ok(c.ends(20) in ("eof", "reset"), "it crashes")
+    wait_for(lambda: os.path.exists(path) and os.path.getsize(path), 20, "what came")
+    is_(open(path).read(), "0 of these\n", "no socket of the plugin's got a byte")
+    wait_for(lambda: not alive(pid), 20, "the server process ends")
 
 
 @case("listeners close in both: a port is free while a long request still drains")
