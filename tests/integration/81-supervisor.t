@@ -288,6 +288,24 @@ def _():
     is_([f for f in p.failures if "refused" in f.lower()], [], "no connection was refused")
 
 
+SLOW_INIT = """
+#include <graft/graft.h>
+#include <unistd.h>
+static graft_next hello(graft_req *req, void *state)
+{
+    (void)state;
+    return graft_text(req, 200, "slow");
+}
+static int init(graft_self *self, void **state)
+{
+    (void)self, (void)state;
+    usleep(1000000);
+    return 0;
+}
+GRAFT_PLUGIN(.name = "slow", .version = "1", .init = init, .routes = (const graft_route[]){ { "GET", "/slow", hello, 0 }, { 0 } },)
+"""
+
+
 # ---- Back-off ----
 
 @case("crashes again and again: restarts come later and later")
@@ -443,6 +461,33 @@ def _():
     is_([e["ok"] for e in s.find_events("swap", mark)], [True], "and not again for the process behind that")
     is_(s.get("/hello").header("Server"), "second", "it is in force")
     is_(s.stop(), 0, "exit 0")
+
+
+@case("a stop signal while no process runs ends the supervisor at once, with the crash's status")
+def _():
+    for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        s = Server(["hello"])
+        for n in range(6):
+            old = s.pid
+            os.kill(old, signal.SIGKILL)
+            if n < 5:
+                back(s, old)
+        wait_for(lambda: not children(s.proc.pid), 10, "none runs")
+        s.send_signal(signo)
+        is_(s.wait_exit(), 128 + signal.SIGKILL, f"{signo.name}: 137")
+        is_((s.staged(), os.listdir(s.stage_dir), os.path.exists(s.control)), ([], [], False), "nothing stays behind")
+
+
+@case("a stop signal while the process that follows a crash still starts: drained, not started again")
+def _():
+    s = Server({"slow": compile_plugin(SLOW_INIT)}, {"plugins": {"slow": {"config": {}}}})
+    old = s.pid
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: [pid for pid in children(s.proc.pid) if pid != old], 10, "another process")
+    s.send_signal(signal.SIGTERM)
+    is_(s.wait_exit(), 0, "TERM during its init: exit 0")
+    is_(len(s.find_events("restarted")), 0, "it never served")
+    is_((s.staged(), os.path.exists(s.control)), ([], False), "nothing stays behind")
 
 
 # ---- The first start ----
