@@ -45,15 +45,19 @@ static void restart_in(struct supervisor *sv, unsigned ms)
     sv->restart_at_ms = clock_ms() + ms;
 }
 
+/* Before the n-th try, counted from 0. */
+static unsigned pause_ms(unsigned n)
+{
+    return n > 5 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << n;
+}
+
 /* At once, then later and later, as long as they do not live crash_window_ms. */
 static unsigned back_off(struct supervisor *sv, const struct child *c)
 {
     if (clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
         sv->in_row = 0;
     unsigned n = sv->in_row++;
-    if (n == 0)
-        return 0;
-    return n > 6 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << (n - 1);
+    return n == 0 ? 0 : pause_ms(n - 1);
 }
 
 /* By the wire; by a plain signal when that is full, because the server does not read. False: there
@@ -76,6 +80,7 @@ static void spawn(struct supervisor *sv)
     struct err err;
     sv->restart_at_ms = 0;
     if (supervisor_spawn(sv, &err) == 0) {
+        sv->no_spawn = 0;
         if (sv->hup) /* it begins with the configuration in force, and reads the file behind that */
             pass_on(sv, SIGHUP);
         return;
@@ -87,7 +92,7 @@ static void spawn(struct supervisor *sv)
         return;
     }
     log_msg(LOG_ERROR, "crash", "%s: it is tried again", err.text);
-    restart_in(sv, LAST_WAIT_MS);
+    restart_in(sv, pause_ms(sv->no_spawn++));
 }
 
 /* The last number of a copy that it may have made. No process makes a billion: what a crash wrote
