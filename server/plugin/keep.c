@@ -224,7 +224,8 @@ bool keep_crash(struct keep *k, const struct identity *identity, int64_t when_ms
         return false;
     CHECK(k, KEEP_MAGIC);
     if (!identity_is_whole(identity)) {
-        log_msg(LOG_WARN, "state", "a crash of plugin \"%s\" is not noted: nobody knows of which file",
+        log_msg(LOG_WARN, "state",
+                "a crash of plugin \"%s\" is not noted: nobody knows of which file",
                 identity->plugin);
         return false;
     }

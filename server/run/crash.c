@@ -28,7 +28,7 @@ static const int fatal[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, 
 
 static struct crash_area *the_area;
 static _Atomic(int) the_wire; /* -1: nobody is to be woken */
-static pid_t the_pid; /* a child that a plugin forks has the handler, too, and is not us */
+static pid_t the_pid;         /* a child that a plugin forks has the handler, too, and is not us */
 
 /* ---- What the handler may call ----------------------------------------------------------------
  */

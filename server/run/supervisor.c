@@ -472,9 +472,10 @@ int supervisor_run(const struct options *options, char **argv)
     if (wire >= 0)
         return control_run_supervised(options, environ, wire);
     if (wire == -2) {
-        fprintf(stderr, "graftd: " WIRE_VARIABLE " names a socket that our parent has not made: the "
-                        "supervisor that started us is gone, or the variable was set by somebody "
-                        "else: unset it\n");
+        fprintf(stderr,
+                "graftd: " WIRE_VARIABLE " names a socket that our parent has not made: the "
+                "supervisor that started us is gone, or the variable was set by somebody "
+                "else: unset it\n");
         return 1;
     }
     thread_kind = THREAD_CONTROL;

@@ -38,8 +38,8 @@ struct supervisor {
     int signal_fd, log_fd;
     struct child child;
     struct child dying[DYING_MAX];
-    bool served;             /* a server process was ready once */
-    bool hup;                /* a HUP came while none was ready: the next ones are told until one is */
+    bool served; /* a server process was ready once */
+    bool hup;    /* a HUP came while none was ready: the next ones are told until one is */
     unsigned starts, in_row; /* crashes of processes that did not live crash_window_ms */
     unsigned no_spawn;       /* tries in a row for which there was no process or memory */
     uint64_t restart_at_ms;  /* 0: no start is waited for */

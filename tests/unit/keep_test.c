@@ -139,7 +139,8 @@ TEST(what_is_written_is_there_after_a_restart)
     close_all(k);
 }
 
-/* The identity comes from a process that was crashing: whatever it says, the index is read again. */
+/* The identity comes from a process that was crashing: whatever it says, the index is read again.
+ */
 TEST(a_crash_without_a_whole_identity_costs_nothing_that_is_kept)
 {
     static const struct identity strange[] = {
