@@ -67,11 +67,11 @@ static void request_free(struct web_request *req)
     free(req);
 }
 
-static void set_deadline(struct web_request *req, unsigned ms)
+static int set_deadline(struct web_request *req, unsigned ms)
 {
     struct timeval tv = { .tv_sec = (time_t)(ms / 1000),
                           .tv_usec = (suseconds_t)(ms % 1000) * 1000 };
-    event_add(&req->deadline, &tv);
+    return event_add(&req->deadline, &tv);
 }
 
 static void wait_for(struct web_request *req, short what)
@@ -304,8 +304,8 @@ static void add_connection(struct web *web, int fd)
     web->open++;
     event_assign(&req->event, web->settings.base, fd, EV_READ | EV_PERSIST, on_event, req);
     event_assign(&req->deadline, web->settings.base, -1, 0, on_deadline, req);
-    event_add(&req->event, NULL);
-    set_deadline(req, web->settings.request_ms);
+    if (event_add(&req->event, NULL) != 0 || set_deadline(req, web->settings.request_ms) != 0)
+        request_free(req); /* no memory: nobody would ever look after it */
 }
 
 static void on_accept(evutil_socket_t listening, short what, void *arg)
@@ -318,8 +318,8 @@ static void on_accept(evutil_socket_t listening, short what, void *arg)
         add_connection(web, fd);
     } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
         struct timeval pause = { .tv_usec = 100000 };
-        event_del(&web->accept);
-        event_add(&web->resume, &pause);
+        if (event_add(&web->resume, &pause) == 0)
+            event_del(&web->accept);
     }
 }
 
@@ -328,8 +328,9 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     struct web *web = arg;
-    if (!web->paused)
-        event_add(&web->accept, NULL);
+    struct timeval pause = { .tv_usec = 100000 };
+    if (!web->paused && event_add(&web->accept, NULL) != 0)
+        event_add(&web->resume, &pause);
 }
 
 int web_open(struct web **out, const struct web_settings *settings, struct err *err)
@@ -344,7 +345,11 @@ int web_open(struct web **out, const struct web_settings *settings, struct err *
     list_init(&web->connections);
     event_assign(&web->accept, settings->base, settings->fd, EV_READ | EV_PERSIST, on_accept, web);
     event_assign(&web->resume, settings->base, -1, 0, on_resume, web);
-    event_add(&web->accept, NULL);
+    if (event_add(&web->accept, NULL) != 0) {
+        free(web);
+        close(settings->fd);
+        return err_set(err, "out of memory for a listener");
+    }
     *out = web;
     return 0;
 }

@@ -315,6 +315,12 @@ bool keep_crash(struct keep *k, const struct identity *identity, int64_t when_ms
     if (k == NULL)
         return false;
     CHECK(k, KEEP_MAGIC);
+    if (!identity_is_whole(identity)) {
+        log_msg(LOG_WARN, "state",
+                "a crash of plugin \"%s\" is not noted: nobody knows of which file",
+                identity->plugin);
+        return false;
+    }
     pthread_mutex_lock(&k->lock);
     bool again = crash_note(&k->model.quarantine, identity, when_ms, window_ms);
     pthread_mutex_unlock(&k->lock);

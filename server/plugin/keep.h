@@ -78,7 +78,8 @@ void keep_good(struct keep *k, const struct kept *kept);
 /* Not loaded by itself from now on, and not good any more. Logs the event `quarantine`. */
 void keep_quarantine(struct keep *k, const struct identity *identity, const char *reason,
                      const char *evidence);
-/* It crashed; the second time within the window it is quarantined (true) with `evidence`. Whoever
+/* It crashed; the second time within the window it is quarantined (true) with `evidence`. An
+   identity that is not whole is not noted: an index that named it could not be read again. Whoever
    knows at the start what the process before has crashed in says so between keep_open and the first
    load, and then calls keep_flush: what is noted must outlive the next crash, and the scan of the
    first load then takes the good version before. Any time later: with keep_save(k, true). */

@@ -2,6 +2,8 @@
  */
 #include "plugin/quarantine.h"
 
+#include "plugin/descriptor.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,21 @@ bool identity_same(const struct identity *a, const struct identity *b)
 {
     return strcmp(a->plugin, b->plugin) == 0 && strcmp(a->sha256, b->sha256) == 0 &&
            strcmp(a->config_sha256, b->config_sha256) == 0;
+}
+
+static bool is_hash(const char *text)
+{
+    return strlen(text) == 64 && strspn(text, "0123456789abcdef") == 64;
+}
+
+bool identity_is_whole(const struct identity *identity)
+{
+    char name[sizeof identity->plugin], nothing[] = "";
+    struct descriptor d = { .name = name, .version = nothing, .summary = nothing };
+    struct err ignored;
+    memcpy(name, identity->plugin, sizeof name);
+    return is_hash(identity->sha256) && is_hash(identity->config_sha256) &&
+           descriptor_check(&d, &ignored) == 0;
 }
 
 void quarantine_init(struct quarantine *q)

@@ -22,6 +22,9 @@ struct identity {
 void identity_set(struct identity *out, const char *plugin, const char *sha256,
                   const char *config_sha256);
 bool identity_same(const struct identity *a, const struct identity *b);
+/* A plugin's name and two hashes: what an index may hold. One that a crashing process wrote may be
+   anything. */
+bool identity_is_whole(const struct identity *identity);
 
 struct quarantined {
     struct list node;

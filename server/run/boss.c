@@ -160,7 +160,7 @@ static int receive(struct boss *l, struct wire_message *m, struct err *err)
         return err_set(err, "the supervisor says nothing");
     case WIRE_END:
         return err_set(err, "the supervisor is gone");
-    case WIRE_LACK:
+    case WIRE_LOST:
         return err_set(err, "no room for the supervisor's descriptors: too many open files");
     case WIRE_NONSENSE:
         break;
@@ -244,7 +244,7 @@ int boss_next(struct boss *boss)
         enum wire_result result = wire_receive(boss->fd, &m, 0);
         if (result == WIRE_NOTHING)
             return 0;
-        if (result == WIRE_LACK)
+        if (result == WIRE_LOST)
             continue;
         if (result == WIRE_GOT && m.type == WIRE_SIGNAL)
             return m.body.signal.signo;
@@ -255,6 +255,7 @@ int boss_next(struct boss *boss)
         if (!known)
             break;
     }
+    crash_forget_wire();
     close(boss->fd);
     boss->fd = -1;
     return -1;

@@ -34,9 +34,9 @@ void boss_ready(struct boss *boss);
 void boss_tell(struct boss *boss, enum wire_type type); /* one without a body */
 int boss_ask_upgrade(struct boss *boss, const char *binary, const struct config *c,
                      struct err *err);
-void boss_leaving(struct boss *boss);                        /* it ends because it was told to */
+void boss_leaving(struct boss *boss); /* it ends because it was told to */
 void boss_vitals(struct boss *boss, const struct vitals *v);
-unsigned boss_vitals_ms(const struct boss *boss); /* 0: nobody wants them */
+unsigned boss_vitals_ms(const struct boss *boss);            /* 0: nobody wants them */
 void boss_closing(struct boss *boss, unsigned count);        /* all listeners, now */
 void boss_config(struct boss *boss, const struct config *c); /* it serves from now on */
 void boss_reopen(struct boss *boss);

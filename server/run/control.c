@@ -152,10 +152,21 @@ static void on_boss(evutil_socket_t fd, short what, void *arg)
 
 /* -- the loop -- */
 
-static void watch_fd(struct server *s, struct event *event, int fd, event_callback_fn fn)
+static int watch_fd(struct server *s, struct event *event, int fd, event_callback_fn fn)
 {
     event_assign(event, s->base, fd, EV_READ | EV_PERSIST, fn, s);
-    event_add(event, NULL);
+    return event_add(event, NULL);
+}
+
+/* Without one of them the loop would wait for ever for what has come: no start is better. */
+static int watch_all(struct server *s, struct err *err)
+{
+    if (watch_fd(s, &s->inbox_event, s->inbox.fd, on_inbox) == 0 &&
+        watch_fd(s, &s->log_event, s->log_fd, on_log) == 0 &&
+        watch_fd(s, &s->signal_event, s->signal_fd, on_signal) == 0 &&
+        (s->boss == NULL || watch_fd(s, &s->boss_event, boss_fd(s->boss), on_boss) == 0))
+        return 0;
+    return err_set(err, "cannot watch descriptors: %s", strerror(errno));
 }
 
 static int open_loop(struct server *s, struct err *err)
@@ -168,14 +179,9 @@ static int open_loop(struct server *s, struct err *err)
     s->signal_fd = signals_open(err);
     if (s->signal_fd < 0)
         return -1;
-    watch_fd(s, &s->inbox_event, s->inbox.fd, on_inbox);
-    watch_fd(s, &s->log_event, s->log_fd, on_log);
-    watch_fd(s, &s->signal_event, s->signal_fd, on_signal);
-    if (s->boss != NULL)
-        watch_fd(s, &s->boss_event, boss_fd(s->boss), on_boss);
     event_assign(&s->log_room_event, s->base, -1, 0, on_log, s);
     event_assign(&s->reap_event, s->base, -1, 0, on_reap, s);
-    return 0;
+    return watch_all(s, err);
 }
 
 _Noreturn static void fail_start(struct server *s, const char *why)

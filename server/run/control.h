@@ -12,8 +12,8 @@
 struct config;
 struct buf;
 
-/* Starts the server and serves, with this configuration (which is its own then). Returns only when it could not start: an exit status, with the
-   reason on stderr. Everything else ends in _exit. */
+/* Starts the server and serves, with this configuration (which is its own then). Returns only when
+   it could not start: an exit status, with the reason on stderr. Everything else ends in _exit. */
 int control_run(const struct options *options, char **envp, struct config *config);
 
 /* The same under a supervisor, at the other end of `wire` (run/boss.h), which says everything. */

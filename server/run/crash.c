@@ -27,8 +27,8 @@ static const int fatal[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, 
 #define WAIT_TURNS 500   /* of 10 ms: a second one that crashes waits so long for the first */
 
 static struct crash_area *the_area;
-static int the_wire;
-static pid_t the_pid; /* a child that a plugin forks has the handler, too, and is not us */
+static _Atomic(int) the_wire; /* -1: nobody is to be woken */
+static pid_t the_pid;         /* a child that a plugin forks has the handler, too, and is not us */
 
 /* ---- What the handler may call ----------------------------------------------------------------
  */
@@ -176,7 +176,9 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
     errno = saved;
 }
 
-/* We leave by _exit: whoever calls exit is a plugin. */
+/* We leave by _exit: whoever calls exit is a plugin. It ends here: what exit would still call are
+   destructors of every plugin, while workers serve and another process has the sockets already. One
+   that hung there would keep this one alive for ever. */
 static void on_exit_called(int status, void *arg)
 {
     ucontext_t here;
@@ -185,6 +187,12 @@ static void on_exit_called(int status, void *arg)
         return;
     record(the_area, 0, status & 0xff, &here);
     wire_crash(the_wire);
+    _exit(status);
+}
+
+void crash_forget_wire(void)
+{
+    the_wire = -1;
 }
 
 void crash_install(struct crash_area *area, int wire)

@@ -40,7 +40,7 @@ struct server {
     struct place_socket control;
     struct listener ops_listener; /* fd -1: none */
     struct stage *stage;
-    int state_lock; /* of the state folder; -1: there is none */
+    int state_lock;    /* of the state folder; -1: there is none */
     struct keep *keep; /* plugin/keep.h */
     struct probe *probe;
 
@@ -63,9 +63,9 @@ struct server {
     struct event vitals_event;
     struct signals_stop stop;
     struct swap_ask first;
-    bool first_failed; /* it is done again, with what the store has */
+    bool first_failed;       /* it is done again, with what the store has */
     struct upgrade *upgrade; /* upgrade.c */
-    struct reload *reading; /* reload.c: configurations that are being read, oldest first */
+    struct reload *reading;  /* reload.c: configurations that are being read, oldest first */
 
     bool failed; /* the first load: it is being undone */
     bool leaving;

@@ -9,6 +9,7 @@
 #include "run/vitals.h"
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "plugin/chain.h"
 #include "plugin/keep.h"
 #include "plugin/metric.h"
@@ -183,6 +184,18 @@ int server_open_held(struct server *s, struct err *err)
     return stage_open(&s->stage, cfg->stage_dir, err);
 }
 
+/* The id comes from a process that was crashing: any bytes. NULL: no memory. */
+static const char *write_evidence(const struct wire_crashed *c, struct buf *out)
+{
+    struct json_out j;
+    json_out_init(&j, out);
+    json_open(&j, NULL, '{');
+    json_put_int(&j, "signal", c->signo);
+    json_put_z(&j, "id", c->id);
+    json_close(&j, '}');
+    return j.failed || buf_add(out, "", 1) != 0 ? NULL : out->data;
+}
+
 /* The second crash of an identity within crash_window_ms quarantines it: the first load then takes
    its predecessor out of the store. What is noted must outlive the next crash. */
 static void note_crash(struct server *s)
@@ -191,14 +204,14 @@ static void note_crash(struct server *s)
     struct identity identity;
     struct timespec now;
     struct err err;
-    char evidence[64];
+    struct buf evidence = { 0 };
     if (c == NULL)
         return;
     clock_gettime(CLOCK_REALTIME, &now);
     identity_set(&identity, c->plugin, c->sha256, c->config_sha256);
-    snprintf(evidence, sizeof evidence, "{\"signal\":%d,\"id\":\"%.40s\"}", (int)c->signo, c->id);
     keep_crash(s->keep, &identity, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000,
-               s->config->crash_window_ms, evidence);
+               s->config->crash_window_ms, write_evidence(c, &evidence));
+    buf_fini(&evidence);
     if (keep_flush(s->keep, &err) != 0)
         log_msg(LOG_WARN, "state", "a crash of %s is not noted: %s", c->plugin, err.text);
 }

@@ -67,6 +67,20 @@ static unsigned back_off(struct supervisor *sv, const struct child *c)
     return n == 0 ? 0 : wait_of(n);
 }
 
+/* By the wire; by a plain signal when that is full, because the server does not read. False: there
+   is nobody, or it is dead. */
+static bool pass_to(const struct child *c, int signo)
+{
+    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
+    if (c->pid == 0)
+        return false;
+    if (c->wire >= 0 && wire_send(c->wire, &m, 0) == 0)
+        return true;
+    bool dead = c->wire >= 0 && errno == EPIPE;
+    kill(c->pid, signo);
+    return !dead;
+}
+
 static void spawn(struct supervisor *sv)
 {
     struct err err;
@@ -81,6 +95,8 @@ static void spawn(struct supervisor *sv)
                                 .seq = sv->seq };
     if (supervisor_spawn(sv, &sv->child, &how, &err) == 0) {
         sv->unspawned = 0;
+        if (sv->hup) /* it begins with the configuration in force, and reads the file behind that */
+            pass_to(&sv->child, SIGHUP);
         return;
     }
     if (sv->starts == 0) {
@@ -201,6 +217,7 @@ static void act_on_message(struct supervisor *sv, struct child *c, struct wire_m
     case WIRE_READY:
         c->ready = sv->served = true;
         snprintf(c->version, sizeof c->version, "%s", m->body.ready.version);
+        sv->hup = false;
         break;
     case WIRE_LEAVING:
         c->leaving = true;
@@ -238,6 +255,16 @@ static void act_on_message(struct supervisor *sv, struct child *c, struct wire_m
     }
 }
 
+/* We have too many descriptors open: what serves is not touched by that. */
+static void tell_lost(enum wire_type type)
+{
+    log_msg(LOG_WARN, "limits",
+            "no descriptor is left in the supervisor: after a crash %s: raise the limit (ulimit "
+            "-n, LimitNOFILE=)",
+            type == WIRE_CONFIG ? "the configuration before this one would be in force"
+                                : "a shared block would be lost");
+}
+
 /* A peer that is silent changes nothing, one that talks nonsense is out of its mind: its end is
    told by waitpid. */
 static void listen_to(struct supervisor *sv, struct child *c, int most,
@@ -251,11 +278,8 @@ static void listen_to(struct supervisor *sv, struct child *c, int most,
             break;
         case WIRE_NOTHING:
             return;
-        case WIRE_LACK:
-            log_msg(
-                LOG_WARN, "limits",
-                "the supervisor cannot take what the server process hands it (a shared block, a "
-                "configuration): too many open files: raise the limit (LimitNOFILE=)");
+        case WIRE_LOST:
+            tell_lost(m.type);
             break;
         case WIRE_NONSENSE:
         case WIRE_OTHER:
@@ -412,19 +436,6 @@ static void reap(struct supervisor *sv)
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
-/* By the wire; by a plain signal when that is full, because the server does not read. */
-static void pass_to(struct child *c, int signo)
-{
-    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
-    if (c->pid != 0 && (c->wire < 0 || wire_send(c->wire, &m, 0) != 0))
-        kill(c->pid, signo);
-}
-
-static void pass_on(struct supervisor *sv, int signo)
-{
-    pass_to(&sv->child, signo);
-}
-
 static void stop(struct supervisor *sv, int signo)
 {
     notify_leaving();
@@ -441,7 +452,7 @@ static void stop(struct supervisor *sv, int signo)
         return;
     }
     sv->child.leaving = true;
-    pass_on(sv, signo);
+    pass_to(&sv->child, signo);
     if (at_once && sv->kill_at_ms == 0) {
         sv->kill_at_ms = clock_ms() + FORCE_MS;
         sv->kill_signo = signo;
@@ -455,11 +466,13 @@ static void act_on_signal(struct supervisor *sv, int signo)
         break; /* looked after at every turn */
     case SIGUSR1:
         reopen_log();
-        pass_on(sv, signo);
+        pass_to(&sv->child, signo);
         break;
-    case SIGUSR2:
     case SIGHUP:
-        pass_on(sv, signo);
+        sv->hup = !pass_to(&sv->child, signo) || !sv->child.ready;
+        break;
+    case SIGUSR2: /* each process looks at the folder when it starts */
+        pass_to(&sv->child, signo);
         break;
     default:
         stop(sv, signo);
@@ -620,8 +633,13 @@ int supervisor_run(const struct options *options, char **argv)
     int wire = boss_from_environment();
     if (wire >= 0)
         return control_run_supervised(options, environ, wire);
-    if (wire == -2)
+    if (wire == -2) {
+        fprintf(stderr,
+                "graftd: " WIRE_VARIABLE " names a socket that our parent has not made: the "
+                "supervisor that started us is gone, or the variable was set by somebody "
+                "else: unset it\n");
         return 1;
+    }
     thread_kind = THREAD_CONTROL;
     sv->argv = argv;
     sv->held.options = options;

@@ -15,8 +15,8 @@ struct child {
     int area_fd; /* the same memory; -1: none */
     uint64_t started_ms, first_seq;
     bool ready;
-    bool leaving; /* it was told to end, or said so */
-    bool told;    /* its crash was logged */
+    bool leaving;     /* it was told to end, or said so */
+    bool told;        /* its crash was logged */
     char version[64]; /* of graftd, as it said; "": not ready yet */
 };
 
@@ -50,7 +50,8 @@ struct old {
     uint64_t last_seq;
 };
 
-/* supervisor_upgrade.c. OVER: the new one serves; it remains to become the new program, to answer. */
+/* supervisor_upgrade.c. OVER: the new one serves; it remains to become the new program, to answer.
+ */
 enum upgrade_phase { UP_OFF, UP_STARTING, UP_YIELDING, UP_SERVING, UP_OVER, UP_FAILED };
 struct supervisor_upgrade {
     enum upgrade_phase phase;
@@ -82,7 +83,8 @@ struct supervisor {
     int signal_fd, log_fd;
     struct child child;
     struct child dying[DYING_MAX];
-    bool served;             /* a server process was ready once */
+    bool served; /* a server process was ready once */
+    bool hup;    /* a HUP came while none was ready: the next ones are told until one is */
     unsigned starts, in_row; /* crashes of processes that did not live crash_window_ms */
     unsigned unspawned;      /* tries in a row to make a process at all */
     uint64_t restart_at_ms;  /* 0: no start is waited for */
@@ -96,8 +98,8 @@ struct supervisor {
     struct supervisor_upgrade up;
     char path[PATH_MAX]; /* what we were started from */
     int ended;           /* the server's exit status; -1: none */
-    uint64_t seq;    /* the last number of a staged copy that any of them may have used */
-    int exit_status; /* -1: go on */
+    uint64_t seq;        /* the last number of a staged copy that any of them may have used */
+    int exit_status;     /* -1: go on */
 };
 
 /* supervisor_spawn.c: starts `c` and hands it everything. -1: it is not there. */
@@ -120,7 +122,8 @@ void supervisor_upgrade_begin(struct supervisor *sv, struct wire_message *m);
 void supervisor_upgrade_yielded(struct supervisor *sv);
 void supervisor_upgrade_serving(struct supervisor *sv);
 void supervisor_upgrade_next_said(struct supervisor *sv, struct wire_message *m);
-/* Nothing is changed, and whoever asked is told; without an upgrade that can still fail: nothing. */
+/* Nothing is changed, and whoever asked is told; without an upgrade that can still fail: nothing.
+ */
 void supervisor_upgrade_fail(struct supervisor *sv, const char *why);
 bool supervisor_upgrade_ended(struct supervisor *sv, pid_t pid, int status); /* was it the next? */
 void supervisor_upgrade_clock(struct supervisor *sv, uint64_t now);

@@ -9,10 +9,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define BLOCKS_MAX    4096u
 #define HAND_BLOCK_MS 10000
+#define FDS_SPARE     64 /* descriptors that must stay free: to start processes, to read crashes */
 
 static bool same(const struct shared_key *a, const struct shared_key *b)
 {
@@ -32,11 +34,18 @@ static void drop(struct supervisor_blocks *bs, const struct shared_key *key)
     }
 }
 
+/* A block that survives is of no use when no process can be started any more. */
+static bool leaves_room(int fd)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) != 0 || (rlim_t)fd + FDS_SPARE < limit.rlim_cur;
+}
+
 /* The newest counts: perhaps it was never heard that the one before is not needed any more. */
 bool supervisor_add_block(struct supervisor_blocks *bs, const struct shared_key *key, int fd)
 {
     drop(bs, key);
-    if (bs->n == BLOCKS_MAX)
+    if (bs->n == BLOCKS_MAX || !leaves_room(fd))
         return false;
     struct supervisor_block *more = realloc(bs->all, (bs->n + 1) * sizeof *more);
     if (more == NULL)

@@ -201,7 +201,8 @@ static bool body_fits(const struct wire_message *m)
     }
 }
 
-static enum wire_result judge(const struct head *head, size_t len, bool whole,
+/* `lost`: descriptors, which the kernel could not give us. */
+static enum wire_result judge(const struct head *head, size_t len, bool whole, bool lost,
                               struct wire_message *m)
 {
     if (whole && len >= sizeof *head && head->magic != MAGIC &&
@@ -213,10 +214,11 @@ static enum wire_result judge(const struct head *head, size_t len, bool whole,
         head->type > WIRE_LAST)
         return WIRE_NONSENSE;
     m->type = (enum wire_type)head->type;
-    if (len != sizeof *head + shapes[m->type].size || m->nfds < shapes[m->type].least ||
-        m->nfds > shapes[m->type].most || !body_fits(m))
+    if (len != sizeof *head + shapes[m->type].size || m->nfds > shapes[m->type].most)
         return WIRE_NONSENSE;
-    return WIRE_GOT;
+    if (lost)
+        return shapes[m->type].most > 0 ? WIRE_LOST : WIRE_NONSENSE;
+    return m->nfds >= shapes[m->type].least && body_fits(m) ? WIRE_GOT : WIRE_NONSENSE;
 }
 
 static enum wire_result receive_once(int fd, struct wire_message *m)
@@ -236,14 +238,10 @@ static enum wire_result receive_once(int fd, struct wire_message *m)
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? WIRE_NOTHING : WIRE_END;
     bool fits = take_fds(&msg, m), whole = fits && (msg.msg_flags & MSG_TRUNC) == 0;
-    if (fits && (msg.msg_flags & MSG_CTRUNC) != 0) { /* the kernel had no number for one */
-        wire_close_fds(m);
-        return WIRE_LACK;
-    }
     whole = whole || (head.magic != MAGIC && n >= (ssize_t)sizeof head);
     if (n == 0 && m->nfds == 0)
         return WIRE_END;
-    enum wire_result result = judge(&head, (size_t)n, whole, m);
+    enum wire_result result = judge(&head, (size_t)n, whole, (msg.msg_flags & MSG_CTRUNC) != 0, m);
     if (result != WIRE_GOT)
         wire_close_fds(m);
     return result;

@@ -6,7 +6,7 @@
  *
  *   supervisor -> server   HELLO, CRASHED (after a crash), SHARED..., OPS, LISTENER..., BEGIN; then
  *                          SIGNAL; GOES_ON..., YIELD, UPGRADED; SERVE (to one in waiting)
- *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH, VITALS; 
+ *   server -> supervisor   READY, LEAVING, CLOSE, CONFIG, REOPEN, SHARED, CRASH, VITALS;
  *                          UPGRADE, YIELDED; SERVING (one that was in waiting)
  *
  * Two processes may be of different versions of graftd (graftctl upgrade): each message begins with
@@ -26,10 +26,10 @@
 #include <limits.h>
 #include <sys/types.h>
 
-#define WIRE_VARIABLE    "GRAFTD_SUPERVISOR" /* holds the number of the server's descriptor */
-#define WIRE_FDS_MAX     9
+#define WIRE_VARIABLE "GRAFTD_SUPERVISOR" /* holds the number of the server's descriptor */
+#define WIRE_FDS_MAX  9
 #ifndef WIRE_VERSION
-#define WIRE_VERSION     2 /* 1 to 255 */
+#define WIRE_VERSION 2 /* 1 to 255 */
 #endif
 #define WIRE_SOCKET_PATH 108
 #define WIRE_WORKERS_MAX 1024
@@ -46,8 +46,8 @@ enum wire_type {
     WIRE_CLOSE,
     WIRE_CONFIG,
     WIRE_REOPEN,
-    WIRE_SHARED, /* a block of graft_shared with its descriptor; without: it is not needed any more
-                  */
+    WIRE_SHARED,  /* a block of graft_shared with its descriptor; without: it is not needed any more
+                   */
     WIRE_UPGRADE, /* may another server process take our place? With the new configuration's text */
     WIRE_GOES_ON, /* these listeners are the next process's, too */
     WIRE_YIELD,   /* the next one is ready: the store, ops and control are no longer yours */
@@ -125,8 +125,8 @@ struct wire_upgraded {
     int32_t old_pid, new_pid;
     uint64_t ms;
     char old_version[64], new_version[64];
-    char note[256];   /* what did not go as it should, all the same; else "" */
-    char error[32];   /* not over: a word, */
+    char note[256];    /* what did not go as it should, all the same; else "" */
+    char error[32];    /* not over: a word, */
     char reason[2048]; /* and why */
 };
 
@@ -161,12 +161,13 @@ enum wire_result {
     WIRE_NOTHING,
     WIRE_END,
     WIRE_NONSENSE,
-    WIRE_LACK, /* a message is lost: too many files are open here for what it brought */
+    WIRE_LOST, /* a message whose descriptors had no room in this process (EMFILE); its type is told
+                */
     WIRE_OTHER /* as nonsense: a peer of another WIRE_VERSION, now in wire_peer_version */
 };
 extern unsigned wire_peer_version;
 extern const unsigned wire_version; /* ours */
-/* The next message, waiting for at most `ms`. After END and NONSENSE there is nothing to close. */
+/* The next message, waiting for at most `ms`. There is something to close only after GOT. */
 enum wire_result wire_receive(int fd, struct wire_message *m, unsigned ms);
 void wire_close_fds(struct wire_message *m);
 

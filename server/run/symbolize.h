@@ -25,8 +25,8 @@ struct symbolized {
 void symbolize_staged(const struct crash_frame *at, const unsigned char *stack, const char *maps,
                       const char *stage, char staged[256]);
 
-/* `stage`: the stage folder's path; only files below it and shared libraries are opened. Everything
-   but `stage` may be anything. */
+/* `stage`: the stage folder's path. Everything but that may be anything: of the files that `maps`
+   names (plugins, libraries, the program) regular ones are opened, and only read. */
 void symbolize(const struct crash_frame *at, const unsigned char *stack, const char *maps,
                const char *stage, struct symbolized *out);
 

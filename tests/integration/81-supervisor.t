@@ -2,8 +2,10 @@
 # The supervisor: sockets outlive a crash, what it says of it, back-off, signals, exit codes, PID 1
 import glob
 import os
+import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -84,6 +86,16 @@ def _():
     a.close(), b.close()
 
 
+@case("a wire that our parent has not made is refused, with the reason")
+def _():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    run = subprocess.run(["sh", "-c", '"$0" -c /nowhere; exit $?', GRAFTD], pass_fds=(theirs.fileno(),), text=True,
+                         env={**os.environ, "GRAFTD_SUPERVISOR": str(theirs.fileno())}, capture_output=True, timeout=secs(20))
+    is_(run.returncode, 1, "exit 1")
+    like(run.stderr, "GRAFTD_SUPERVISOR", "and it says so")
+    ours.close(), theirs.close()
+
+
 # ---- Crashes ----
 
 @case("a crash: the same sockets, another process, soon; what waits in the queue is served")
@@ -142,12 +154,58 @@ def _():
         is_(s.stop(), 0, "exit 0")
 
 
+OWN_STACK = """
+#include <graft/graft.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+static volatile int zero;
+__attribute__((noinline, noclone)) static int deeper(volatile char *above)
+{
+    volatile char block[4096];
+    block[0] = above[0];
+    return zero != 0 ? 0 : deeper(block) + block[0];
+}
+static void *run(void *with)
+{
+    volatile char first = 0;
+    stack_t stack = { .ss_sp = malloc(1 << 16), .ss_size = 1 << 16 };
+    if (with != NULL)
+        sigaltstack(&stack, NULL);
+    zero = deeper(&first);
+    return NULL;
+}
+static graft_next fill(graft_req *req, void *state)
+{
+    pthread_t thread;
+    (void)state;
+    if (pthread_create(&thread, NULL, run, graft_param(req, "how").len == 4 ? req : NULL) == 0)
+        pthread_join(thread, NULL);
+    return graft_text(req, 200, "");
+}
+GRAFT_PLUGIN(.name = "fills", .version = "1", .routes = (const graft_route[]){ { "GET", "/fills/:how", fill, 0 }, { 0 } },)
+"""
+
+
+@case("a thread of a plugin's own fills its stack: its signal is told, and with a sigaltstack whose it was",
+      SANITIZER == "none", "the sanitizer has a word of its own about this")
+def _():
+    s = Server({"fills": compile_plugin(OWN_STACK)}, {"crash_window_ms": 1})
+    for how, plugin in (("without", None), ("with", "fills")):
+        pid = s.pid
+        with Conn(s) as c:
+            c.send(request_bytes("GET", f"/fills/{how}"))
+            ok(c.ends(20) in ("eof", "reset"), "the connection ends")
+        event = s.wait_event("crash", pid=pid)
+        is_((event["signal"], event.get("plugin")), ("SIGSEGV", plugin), f"{how}: signal and plugin")
+        back(s, pid)
+
+
 @case("the core dump still happens")
 def _():
     pattern = open("/proc/sys/kernel/core_pattern").read().strip()
     if pattern.startswith("|") or SANITIZER != "none":
         return skip("cores go elsewhere here", "a core")
-    import resource
     folder = tempdir()
     s = Server(["crashes"], preexec_fn=lambda: resource.setrlimit(
         resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)), cwd=folder)
@@ -172,6 +230,40 @@ def _():
     is_(s.get("/hello").status, 200, "it serves again")
 
 
+EXIT_HANGS = """
+#include <graft/graft.h>
+#include <stdlib.h>
+#include <unistd.h>
+static volatile int leaving;
+__attribute__((destructor)) static void last(void)
+{
+    while (leaving)
+        pause();
+}
+static graft_next leave(graft_req *req, void *state)
+{
+    (void)req, (void)state;
+    leaving = 1;
+    exit(7);
+}
+GRAFT_PLUGIN(.name = "exits", .version = "1", .routes = (const graft_route[]){ { "GET", "/exits", leave, 0 }, { 0 } },)
+"""
+
+
+@case("exit() with a destructor that hangs: the old process does not stay beside the new one")
+def _():
+    s = Server({"exits": compile_plugin(EXIT_HANGS), "hello": "hello"})
+    pid = s.pid
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/exits"))
+        ok(c.ends(20) in ("eof", "reset"), "the connection ends")
+        s.wait_event("crash", pid=pid)
+        now = back(s, pid)
+        wait_for(lambda: children(s.proc.pid) == [now], 10, "the old one ends")
+    is_((alive(pid), s.get("/hello").status), (False, 200), "one process, which serves")
+    is_(s.stop(), 0, "exit 0")
+
+
 @case("a child that a plugin forked may crash or exit: the server is not replaced")
 def _():
     s = Server(["crashes"])
@@ -194,6 +286,24 @@ def _():
             time.sleep(0.1)
     within(len(p.failures), 0, 5 * 4, f"at most the connections that were open at that moment, {p.count} answers")
     is_([f for f in p.failures if "refused" in f.lower()], [], "no connection was refused")
+
+
+SLOW_INIT = """
+#include <graft/graft.h>
+#include <unistd.h>
+static graft_next hello(graft_req *req, void *state)
+{
+    (void)state;
+    return graft_text(req, 200, "slow");
+}
+static int init(graft_self *self, void **state)
+{
+    (void)self, (void)state;
+    usleep(1000000);
+    return 0;
+}
+GRAFT_PLUGIN(.name = "slow", .version = "1", .init = init, .routes = (const graft_route[]){ { "GET", "/slow", hello, 0 }, { 0 } },)
+"""
 
 
 # ---- Back-off ----
@@ -364,6 +474,59 @@ GRAFT_PLUGIN(.name = "{name}", .version = "2", .init = init, )
         is_(s.stop(), 0, "exit 0")
 
 
+@case("HUP while no process runs, between two crashes, is the next one's")
+def _():
+    s = Server(["hello"], {"server_header": "first"})
+    for n in range(6):  # until the pause is long enough to send something in it
+        old = s.pid
+        os.kill(old, signal.SIGKILL)
+        if n < 5:
+            back(s, old)
+    wait_for(lambda: not children(s.proc.pid), 10, "none runs")
+    s.config["server_header"] = "second"
+    s.write_config()
+    mark = s.mark()
+    s.send_signal(signal.SIGHUP)
+    back(s, old)
+    wait_for(lambda: s.get("/hello").header("Server") == "second", 10, "the file that HUP was sent for is read")
+    wait_for(lambda: len(s.find_events("swap", mark)) == 2, 10, "it is a swap, behind the first load")
+    old = s.pid
+    os.kill(old, signal.SIGKILL)
+    mark = s.mark()
+    back(s, old)
+    time.sleep(0.3)
+    is_([e["ok"] for e in s.find_events("swap", mark)], [True], "and not again for the process behind that")
+    is_(s.get("/hello").header("Server"), "second", "it is in force")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("a stop signal while no process runs ends the supervisor at once, with the crash's status")
+def _():
+    for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        s = Server(["hello"])
+        for n in range(6):
+            old = s.pid
+            os.kill(old, signal.SIGKILL)
+            if n < 5:
+                back(s, old)
+        wait_for(lambda: not children(s.proc.pid), 10, "none runs")
+        s.send_signal(signo)
+        is_(s.wait_exit(), 128 + signal.SIGKILL, f"{signo.name}: 137")
+        is_((s.staged(), os.listdir(s.stage_dir), os.path.exists(s.control)), ([], [], False), "nothing stays behind")
+
+
+@case("a stop signal while the process that follows a crash still starts: drained, not started again")
+def _():
+    s = Server({"slow": compile_plugin(SLOW_INIT)}, {"plugins": {"slow": {"config": {}}}})
+    old = s.pid
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: [pid for pid in children(s.proc.pid) if pid != old], 10, "another process")
+    s.send_signal(signal.SIGTERM)
+    is_(s.wait_exit(), 0, "TERM during its init: exit 0")
+    is_(len(s.find_events("restarted")), 0, "it never served")
+    is_((s.staged(), os.path.exists(s.control)), ([], False), "nothing stays behind")
+
+
 # ---- The first start ----
 
 @case("a start that fails is exit 1 with the reasons, at once, and never a loop")
@@ -459,6 +622,68 @@ def _():
     wait_for(lambda: not alive(pid), 20, "the server process ends")
     like(s.event("drain_start")["why"], "supervisor is gone", "it says why")
     is_((s.staged(), os.path.exists(s.control)), ([], False), "nothing stays behind")
+
+
+LATE_CRASH = """
+#include <graft/graft.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static volatile int zero;
+static void tell(const int fds[], const char *path, pid_t parent)
+{
+    char byte;
+    int got = 0;
+    while (getppid() == parent)
+        usleep(1000);
+    for (int i = 0; i < 100; i++)
+        got += recv(fds[i], &byte, 1, MSG_DONTWAIT) == 1;
+    FILE *f = fopen(path, "w");
+    if (f != NULL)
+        fprintf(f, "%d of these\\n", got), fclose(f);
+    _exit(0);
+}
+static graft_next late(graft_req *req, void *path)
+{
+    pid_t supervisor = getppid(), self = getpid();
+    int fds[100];
+    while (getppid() == supervisor)
+        usleep(1000);
+    usleep(1000000); /* the wire is closed: its number is free */
+    for (int i = 0; i < 100; i += 2)
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds + i) != 0)
+            return graft_text(req, 500, "no sockets");
+    if (fork() == 0)
+        tell(fds, path, self);
+    usleep(100000);
+    abort();
+}
+static int init(graft_self *self, void **state)
+{
+    const char *path = graft_config_str(self, "path", "");
+    *state = (void *)path;
+    return 0;
+}
+GRAFT_PLUGIN(.name = "late", .version = "1", .init = init,
+             .routes = (const graft_route[]){ { "GET", "/late", late, 0 }, { 0 } },)
+"""
+
+
+@case("a crash behind the supervisor's end is told to nobody, least of all to who has the wire's number by now")
+def _():
+    path = os.path.join(tempdir(), "got")
+    s = Server({"late": compile_plugin(LATE_CRASH)}, {"plugins": {"late": {"config": {"path": path}}}})
+    pid = s.pid
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/late"))
+        wait_for(lambda: s.status()["in_flight"] == 1, 5, "a request is in progress")
+        s.proc.kill()
+        s.proc.wait()
+        ok(c.ends(20) in ("eof", "reset"), "it crashes")
+    wait_for(lambda: os.path.exists(path) and os.path.getsize(path), 20, "what came")
+    is_(open(path).read(), "0 of these\n", "no socket of the plugin's got a byte")
+    wait_for(lambda: not alive(pid), 20, "the server process ends")
 
 
 @case("listeners close in both: a port is free while a long request still drains")
@@ -582,6 +807,47 @@ def _():
 
 
 # ---- Descriptors and memory ----
+
+def leave_descriptors(s, n):
+    """The supervisor may open so many more."""
+    used = {int(fd) for fd in os.listdir(f"/proc/{s.proc.pid}/fd")}
+    limit = min(at for at in range(10000) if at - len([fd for fd in used if fd < at]) == n)
+    before = resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    return lambda: resource.prlimit(s.proc.pid, resource.RLIMIT_NOFILE, before)
+
+
+@case("no descriptor is left in the supervisor: what serves goes on; with some again, all goes on")
+def _():
+    s = Server(["hello"], {"server_header": "first"})
+    pid = s.pid
+    mend = leave_descriptors(s, 0)
+    s.config["server_header"] = "second"
+    is_(s.reload_signal(signal.SIGHUP)["ok"], True, "HUP: another configuration, which the supervisor cannot receive")
+    like(s.wait_event("limits", msg=lambda m: "supervisor" in m)["msg"], "the configuration before", "it says what that means")
+    is_((s.pid, s.get("/hello").header("Server"), s.find_events("crash")), (pid, "second", []), "the same process serves with it")
+    os.kill(pid, signal.SIGKILL)
+    s.wait_event("crash", msg=lambda m: "Too many open files" in m)
+    is_(s.proc.poll(), None, "a crash: no process can be started, it is tried again")
+    mend()
+    back(s, pid)
+    is_(s.get("/hello").status, 200, "and again, until one serves")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("shared blocks leave the supervisor the descriptors that it needs to start a process")
+def _():
+    s = Server(["hello", "crashes"])
+    pid = s.pid
+    leave_descriptors(s, 60)
+    s.install("counter")
+    ok(s.reload()["ok"], "a plugin with blocks")
+    like(s.wait_event("state", msg=lambda m: "survive" in m)["msg"], "will not survive a crash: no room", "they are not kept")
+    crash(s)
+    back(s, pid)
+    is_(s.get("/counter").status, 200, "a crash: another process serves")
+    is_(s.stop(), 0, "exit 0")
+
 
 @case("fifty crashes leave the supervisor as it was")
 def _():

@@ -139,6 +139,34 @@ TEST(what_is_written_is_there_after_a_restart)
     close_all(k);
 }
 
+/* The identity comes from a process that was crashing: whatever it says, the index is read again.
+ */
+TEST(a_crash_without_a_whole_identity_costs_nothing_that_is_kept)
+{
+    static const struct identity strange[] = {
+        { "shop", "", "" }, /* of a file that the roster had no room for */
+        { "shop", "0123", "zz" },
+        { "", "", "" },
+    };
+    struct file one = make_file("shop", 1, "{}");
+    struct keep *k = open_keep();
+    add_good(k, &one);
+    for (size_t i = 0; i < ARRAY_LEN(strange) + 1; i++) {
+        struct identity id = i < ARRAY_LEN(strange) ? strange[i] : one.kept.identity;
+        if (i == ARRAY_LEN(strange))
+            memcpy(id.plugin, "\xff\x01\"", 4);
+        ok(!keep_crash(k, &id, 5000, 1000, NULL));
+        ok(!keep_crash(k, &id, 5001, 1000, "{}"));
+        is(keep_quarantined(k), 0);
+        ok(flush(k));
+        keep_close(k);
+        k = open_keep();
+        is_str(newest(k, "shop"), "1.0");
+        ok(access(in_state("index.json.bad"), F_OK) != 0);
+    }
+    close_all(k);
+}
+
 TEST(what_is_on_trial_is_known_after_a_restart)
 {
     struct keep *k = open_keep();

@@ -45,6 +45,28 @@ TEST(a_message_arrives_with_its_descriptor)
     unmake(wire);
 }
 
+TEST(a_descriptor_without_room_is_no_nonsense)
+{
+    int wire[2], again;
+    struct rlimit before, none;
+    struct wire_message got, m = { .type = WIRE_CONFIG, .nfds = 1 };
+    make(wire);
+    m.fds[0] = wire[0];
+    is(wire_send(wire[0], &m, 0), 0);
+    is(wire_send_type(wire[0], WIRE_READY), 0);
+    must((again = dup(wire[0])) >= 0 && getrlimit(RLIMIT_NOFILE, &before) == 0);
+    close(again);
+    none = (struct rlimit){ (rlim_t)again, before.rlim_max };
+    must(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    is(wire_receive(wire[1], &got, 0), WIRE_LOST);
+    is(got.type, WIRE_CONFIG);
+    is(got.nfds, 0);
+    must(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    is(wire_receive(wire[1], &got, 0), WIRE_GOT); /* the next one is whole */
+    is(got.type, WIRE_READY);
+    unmake(wire);
+}
+
 TEST(messages_without_a_body)
 {
     int wire[2];
@@ -219,7 +241,7 @@ TEST(what_there_is_no_descriptor_for_is_lost_and_is_no_nonsense)
     must(getrlimit(RLIMIT_NOFILE, &limit) == 0);
     limit.rlim_cur = 3;
     must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
-    is(wire_receive(wire[0], &got, 0), WIRE_LACK);
+    is(wire_receive(wire[0], &got, 0), WIRE_LOST);
     is(got.nfds, 0);
     limit.rlim_cur = limit.rlim_max;
     must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
