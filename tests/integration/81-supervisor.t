@@ -827,7 +827,7 @@ def _():
     like(s.wait_event("limits", msg=lambda m: "supervisor" in m)["msg"], "the configuration before", "it says what that means")
     is_((s.pid, s.get("/hello").header("Server"), s.find_events("crash")), (pid, "second", []), "the same process serves with it")
     os.kill(pid, signal.SIGKILL)
-    s.wait_event("crash", msg=lambda m: "Too many open files" in m)
+    s.wait_event("exit", msg=lambda m: "Too many open files" in m)
     is_(s.proc.poll(), None, "a crash: no process can be started, it is tried again")
     mend()
     back(s, pid)
