@@ -4,6 +4,7 @@
  * which becomes the control thread on the way.
  */
 #include "run/boss.h"
+#include "run/cores.h"
 #include "run/server.h"
 #include "run/upgrade.h"
 #include "run/vitals.h"
@@ -175,7 +176,7 @@ int server_open_held(struct server *s, struct err *err)
     if (user_find(&user, cfg->user, err) != 0)
         return -1;
     warn_of_descriptors(cfg, raise_descriptors());
-    s->nworkers = cfg->workers > 0 ? cfg->workers : workers_default_count();
+    s->nworkers = cfg->workers > 0 ? cfg->workers : cores_usable();
     if (listeners_open(&s->listeners, cfg, s->nworkers, err) != 0 ||
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
         change_user(s, cfg, &user, err) != 0)

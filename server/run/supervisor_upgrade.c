@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/memfd.h"
 #include "plugin/keep.h"
+#include "run/cores.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -293,7 +294,7 @@ static int prepare(struct supervisor *sv, struct wire_message *m, struct err *er
     note_not_applied(sv);
     if (strcmp(up->config->state_dir, sv->held.config->state_dir) != 0)
         up->state_lock = keep_lock(up->config->state_dir);
-    up->workers = up->config->workers > 0 ? up->config->workers : workers_default_count();
+    up->workers = up->config->workers > 0 ? up->config->workers : cores_usable();
     if (listeners_follow(&up->listeners, sv->held.listeners, up->config, up->workers, err) != 0)
         return -1;
     if (supervisor_copy_blocks(&up->blocks, &sv->blocks) != 0)

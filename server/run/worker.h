@@ -19,8 +19,6 @@ int workers_open(struct workers **out, const struct config *cfg, struct listener
                  struct pool *pool, struct inbox *control, unsigned count, struct err *err);
 unsigned workers_count(const struct workers *ws);
 struct loop **workers_loops(struct workers *ws); /* [workers_count] */
-/* One per usable core: affinity mask and cgroup quota; what `workers: 0` means. */
-unsigned workers_default_count(void);
 
 /* From now on connections are accepted. Control. */
 void workers_accept(struct workers *ws);
