@@ -29,6 +29,7 @@ class Shop:
         self.serial = 0
         self.counts, self.refused = {}, 0
         self.history, self.past = [], set()  # states and when they were seen; those that may come back
+        self.young = set()                   # the versions of these, while a death is on its way
         self.late = []                       # deaths after which one of these came back: see recent()
         self.duration_us = []
         self.templates = {}
@@ -59,7 +60,7 @@ class Shop:
         return self.file
 
     def may(self, *versions):
-        self.serving.may({n for n in versions if n is not None})
+        self.serving.may({n for n in versions if n is not None} | self.young)
 
     def reload(self, more=""):
         """A scan, with the configuration as it is written; again when too many versions are still in use."""
@@ -181,7 +182,8 @@ class Shop:
         self.past = self.recent()
         young = len(self.past) > 1
         self.past |= {(n, None) for n in self.shelf.good[-4:]} if young else set()
-        self.serving.may(self.serving.now() | {n for state in self.past for n in state if n is not None})
+        self.young = {n for state in self.past for n in state if n is not None}
+        self.may(*self.serving.now())
 
     def seen(self):
         """(stable, canary) as ps tells."""
@@ -202,7 +204,8 @@ class Shop:
         """After an operation, when the server serves again: what serves must be what can have come of it."""
         states = self.after_death(set(outcome.states)) if deaths else set(outcome.states)
         now = self.seen()
-        if deaths and now not in states and now in self.after_death(self.past) | {(self.file, None)} - self.barred_file():
+        self.young = set()
+        if deaths and now not in states and now in self.came_late(states):
             self.late.append(f"{outcome.name} ({outcome.said}): {now} instead of {sorted(states, key=str)}")
             states.add(now)
         if now not in states:
@@ -215,6 +218,12 @@ class Shop:
         if outcome.name == "rollback" and now[0] != before[0] and self.file == before[0]:
             self.shelf.barred(before[0])
         self.take(now, self.file if deaths else None)
+
+    def came_late(self, states):
+        """What a process makes of an index that does not know of the last moment. A canary is in it at once, perhaps
+        before the version beside which it began: then it is beside the one before."""
+        beside = {(stable, canary) for stable, _ in self.past for _, canary in states if canary is not None}
+        return (self.after_death(self.past) | beside | {(self.file, None)}) - self.barred_file()
 
     def barred_file(self):
         return {(self.file, None)} if self.file in self.shelf.quarantined else set()
