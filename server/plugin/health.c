@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "plugin/doing.h"
 #include "plugin/retire.h"
 
 #include <string.h>
@@ -35,7 +36,9 @@ static void run(struct pool_job *job)
     struct version *v = version_of_health(h);
     version_fail_clear();
     __atomic_store_n(&h->began_us, clock_us(), __ATOMIC_RELAXED);
+    doing_begin(v, NULL, "health");
     h->rc = v->desc.health(&v->self, v->state_ptr);
+    doing_end();
     if (h->rc != 0) {
         size_t len = strnlen(version_fail_text(), sizeof h->said - 1);
         memcpy(h->said, version_fail_text(), len);
@@ -161,7 +164,8 @@ bool health_is_known(struct version *const *versions, unsigned n)
 {
     ON_CONTROL();
     for (unsigned i = 0; i < n; i++)
-        if (serves(versions[i]) && (versions[i]->health.running || versions[i]->health.asked_us == 0))
+        if (serves(versions[i]) &&
+            (versions[i]->health.running || versions[i]->health.asked_us == 0))
             return false;
     return true;
 }

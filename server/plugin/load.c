@@ -294,9 +294,9 @@ static void export_work(struct job *job)
     CHECK(v, VERSION_MAGIC);
     v->handed = (struct handover_buf){ .pub = { &v->host } };
     version_fail_clear();
-    job_step(job, "export_state");
+    begin_step(v, job, "export_state");
     int rc = v->desc.export_state(&v->self, v->state_ptr, &v->handed.pub);
-    bool in_time = job_step_end(job);
+    bool in_time = end_step(job);
     if (rc == 0 && in_time && !v->handed.failed)
         return;
     fail(job, "export_state");
@@ -314,10 +314,10 @@ static int call_import(struct version *v, struct job *job)
     if (v->desc.import_state == NULL)
         return 0;
     version_fail_clear();
-    job_step(job, "import_state");
+    begin_step(v, job, "import_state");
     int rc = v->desc.import_state(&v->self, v->state_ptr, v->handed_schema,
                                   (graft_str){ data.ptr, data.len });
-    bool in_time = job_step_end(job);
+    bool in_time = end_step(job);
     if (rc != 0)
         return err_set(&job->err, "import_state failed: %s", version_fail_text());
     return in_time ? 0 : err_set(&job->err, "import_state returned too late");

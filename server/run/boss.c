@@ -291,8 +291,8 @@ void boss_log_crashed(const struct boss *boss)
     if (c == NULL || !boss->after_crash)
         return;
     bool known = c->plugin[0] != '\0';
-    log_begin(&line, LOG_WARN, "restarted", "started again after a crash%s%s %s",
-              known ? " in " : "", c->plugin, c->id);
+    log_begin(&line, LOG_WARN, "restarted", "started again after a crash%s%s%s%s",
+              known ? " in " : "", known ? c->plugin : "", known ? " " : "", known ? c->id : "");
     if (known) {
         log_z(&line, "plugin", c->plugin);
         log_z(&line, "version", c->version);

@@ -292,6 +292,29 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
+@case("as PID 1: crashes are survived and the dead reaped; killed in a drain: 137", PID1, WHY)
+def _():
+    s = init(["hello", "slow"], {"drain": {"idle_ms": 50}})
+
+    def server():
+        with open(f"/proc/{s.outside}/task/{s.outside}/children") as f:
+            pids = [int(pid) for pid in f.read().split()]
+        return pids[0] if len(pids) == 1 else None
+    for n in range(3):
+        pid = wait_for(server, 10, "one child")
+        os.kill(pid, signal.SIGSEGV)
+        wait_for(lambda: s.event("crash", signal="SIGSEGV") and server() not in (None, pid), 20, "another process, the dead one reaped")
+        is_(s.get("/hello").status, 200, f"crash {n}: it serves")
+    is_(s.zombies(), 0, "no zombie")
+    with Conn(s) as c:
+        c.send(request_bytes("GET", "/slow/timer?ms=600000"))
+        wait_for(lambda: s.status()["in_flight"] == 1, 5, "a request is in progress")
+        s.send_signal(signal.SIGTERM)
+        s.wait_event("drain_start")
+        os.kill(server(), signal.SIGKILL)
+        is_(s.wait_exit(), 137, "the exit status is the server process's")
+
+
 @case("as PID 1: twice within 50 ms, the second one later, the deadline, QUIT", PID1, WHY)
 def _():
     s = init(["hello"], {"drain": {"idle_ms": 50}})
