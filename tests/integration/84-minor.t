@@ -57,4 +57,31 @@ def _():
     ok(s.reload()["ok"], "one of this header that needs less loads")
 
 
+NEWER = """#include <graft/graft.h>
+static int init(graft_self *self, void **state)
+{
+    (void)state;
+    bool fresh = false;
+    return %s ? 0 : -1;
+}
+GRAFT_PLUGIN(.name = "needs", .version = "1", .init = init, )
+"""
+
+
+@case("with GRAFT_NEEDS=0 what minor 1 brought is not declared: a plugin cannot use it by mistake")
+def _():
+    for call in ('graft_shared(self, "b", 64, 1, &fresh) != NULL', 'graft_shared_old(self, "b", NULL, NULL) != NULL || fresh',
+                 'graft_buf_add((graft_buf *)self, "x", 1) == 0 || fresh'):
+        name = call.split("(")[0]
+        ok(compile_plugin(NEWER % call), f"{name} compiles")
+        try:
+            compile_plugin(NEWER % call, "-DGRAFT_NEEDS=0", "-Werror=implicit-function-declaration")
+            ok(False, f"{name} with GRAFT_NEEDS=0 does not")
+        except Failed as error:
+            like(error, name, f"{name} with GRAFT_NEEDS=0 does not")
+    ask = "!GRAFT_HAS(self->host, graft_host, shared) || self->host->shared(self, \"b\", 64, 1, &fresh) != NULL"
+    s = Server({"needs": compile_plugin(NEWER % ask, "-DGRAFT_NEEDS=0")})
+    ok(s.active("needs"), "but where GRAFT_HAS finds it it can be used")
+
+
 main()
