@@ -178,6 +178,45 @@ def _():
     is_((version(s), os.path.exists(mark)), ("marked", True), "and runs, and leaves its mark")
 
 
+@case("nor when it comes by a canary, by --retry, behind a crash, by an upgrade or at the next start")
+def _():
+    s = signed_server(config={"crash_window_ms": 1})
+    first, index = s.active("versioned"), os.path.join(s.dir, "state", "index.json")
+    wait_for(lambda: os.path.exists(index) and first["sha256"] in open(index).read(), 10, "what serves is kept")
+    data, mark = marked()
+    put(s, data, "versioned")
+    write(sig_of(s), OTHER.sign(data))
+    for args in (["canary", "versioned", "--weight", "0"], ["canary", "versioned", "--weight", "50"], ["reload", "--retry"]):
+        run = s.ctl(*args)
+        is_(run.returncode, 1, f"{' '.join(args)}: exit 1")
+        like(run.stdout + run.stderr, f"signed with the key {OTHER.shown}", "and why")
+    s.config["plugins"] = {"versioned": {"rollout": {"steps": [50]}}}
+    s.write_config()
+    is_(s.ctl("reload", "--config").returncode, 0, "a rollout is configured")
+    is_(s.ctl("--json", "reload", "--retry").returncode, 1, "which does not begin either")
+    run = s.ctl("upgrade")
+    is_(run.returncode, 1, "an upgrade: exit 1")
+    like(run.stderr, f"signed with the key {OTHER.shown}", "and why")
+    for n in range(2):
+        pid = s.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: serves_again(s, pid), 20, "another process")
+        is_((version(s), s.active("versioned")["sha256"]), ("v1", first["sha256"]), f"crash {n}: the signed version serves")
+    s.stop()
+    for args in (["-t"], []):
+        run = subprocess.run([GRAFTD, "-c", s.config_path, *args], capture_output=True, text=True, timeout=secs(40))
+        is_(run.returncode, 1, f"a start {' '.join(args)}: exit 1")
+        like(run.stdout + run.stderr, f"signed with the key {OTHER.shown}", "and why")
+    is_(os.path.exists(mark), False, "none of its code has run, in no process")
+
+
+def serves_again(s, pid):
+    try:
+        return s.pid != pid and s.status()["generation"] > 0
+    except (OSError, HttpError):
+        return False
+
+
 # ---- Hostile signature files ----
 
 def with_line(text, i, line):

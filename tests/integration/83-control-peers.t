@@ -19,7 +19,8 @@ if os.geteuid() != 0 or not shutil.which("setpriv"):
 OPS, AUDIT, STRANGER = 61001, 61002, 61003  # groups are given by number: /etc/group stays as it is
 USER = 61111
 GETS = ("status", "ps", "routes")
-POSTS = (["reload"], ["reload", "--config"], ["reopen"], ["retire", "hello@0.1"], ["drain"])
+POSTS = (["reload"], ["reload", "--config"], ["reopen"], ["retire", "hello@0.1"], ["drain"], ["rollback", "hello"],
+         ["canary", "hello", "--weight", "1"], ["promote", "hello"], ["abort", "hello"], ["upgrade"])
 PATHS = ("/v1/status", "/v1/versions", "/v1/routes")
 
 
@@ -158,7 +159,8 @@ def _():
         found = {}
         for method in ("GET", "HEAD", "POST"):
             for path in (*PATHS, "/v1/reload", "/v1/reload?retri=1", "/v1/drain", "/v1/nope", "/v1/versions/hello@0.1/retire",
-                         "/v1/plugins/hello/canary?weight=1"):
+                         "/v1/plugins/hello/canary?weight=1", "/v1/plugins/hello/promote", "/v1/plugins/hello/abort",
+                         "/v1/plugins/hello/rollback", "/v1/upgrade"):
                 found[f"{method} {path}"] = ask(s.control, f"{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())[0]
         return found
 
@@ -167,7 +169,8 @@ def _():
     member = as_user(USER, STRANGER, [OPS], statuses)
     for path in PATHS:
         is_((member[f"GET {path}"], member[f"HEAD {path}"]), (200, 200), f"a member: GET and HEAD {path}")
-    for path in ("/v1/reload", "/v1/drain", "/v1/versions/hello@0.1/retire", "/v1/plugins/hello/canary?weight=1"):
+    for path in ("/v1/reload", "/v1/drain", "/v1/versions/hello@0.1/retire", "/v1/plugins/hello/canary?weight=1",
+                 "/v1/plugins/hello/promote", "/v1/plugins/hello/abort", "/v1/plugins/hello/rollback", "/v1/upgrade"):
         is_(member[f"POST {path}"], 403, f"a member: POST {path}")
     is_((member["GET /v1/nope"], member["POST /v1/status"]), (404, 405), "a member: the rest as for all")
     status, body = as_user(USER, STRANGER, [], lambda: (lambda a: (a[0], a[1].decode()))(

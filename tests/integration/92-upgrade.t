@@ -206,6 +206,22 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
+@case("one whose plugins are not well does not get ready; when they become well in time it takes over")
+def _():
+    s = server(config={"timeouts_ms": {"upgrade": ms(2000)}})
+    s.install("health", "health")
+    is_(s.reload()["ok"], True, "a plugin with health")
+    s.config["plugins"] = {"health": {"config": {"how": "ill"}}}
+    s.write_config()  # the process that serves goes on with what it has
+    with Prober(s, "/hello", clients=2) as p:
+        bad(s, r"not ready within \d+ ms \(timeouts_ms.upgrade\)")
+        s.config["plugins"] = {"health": {"config": {"how": "well"}}}
+        s.write_config()
+        good(s)
+    is_(p.failures, [], "no request failed")
+    is_(s.stop(), 0, "exit 0")
+
+
 @case("without a supervisor: refused with a sentence")
 def _():
     s = Server(["hello"], {"supervise": False})

@@ -80,6 +80,9 @@ TEST(defaults_are_those_of_the_manual)
     is_str(c->ops, "127.0.0.1:9180");
     is(c->ops_addr.kind, ADDR_TCP);
     is(c->supervise, true);
+    is(c->crash_window_ms, 60000);
+    is(c->watchdog_ms, 5000);
+    is(c->watchdog_kill, false);
     is_str(c->user, "");
     is_str(c->server_header, "graft");
     is(c->plugin_count + c->middleware_count + c->route_count, 0);
@@ -101,6 +104,7 @@ TEST(defaults_are_those_of_the_manual)
     is(c->timeouts_ms.adopt, 1000);
     is(c->timeouts_ms.handover, 100);
     is(c->timeouts_ms.retire, 0);
+    is(c->timeouts_ms.upgrade, 60000);
     is(c->drain.delay_ms, 0);
     is(c->drain.idle_ms, 1000);
     is(c->drain.timeout_ms, 30000);
