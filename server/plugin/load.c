@@ -279,6 +279,8 @@ static void load_work(struct job *job)
     struct tasks before = { 0 };
     tasks_list(&before);
     if (load(v, job) == 0) {
+        /* Not before: of a file that was good no probe has told what it has. */
+        v->takes_over = v->takes_over && (v->desc.callbacks & DESCRIPTOR_IMPORT_STATE) != 0;
         if (call_init(v, job) != 0)
             fail(job, "init");
         else if (!v->takes_over && call_ready(v, job) != 0)

@@ -13,7 +13,8 @@
 /* What load.c needs besides the version; set once, before the first job. */
 void load_init(void (*host_init)(struct version *v), struct stage *stage);
 
-/* dlopen, descriptor, init, ready (not when v->takes_over: load_import_job). job->rc 0 or -1 with stage and err. */
+/* dlopen, descriptor, init, ready (not when v->takes_over, which
+   loses what has no import_state: load_import_job). job->rc 0 or -1 with stage and err. */
 void load_job(struct version *v, void (*done)(struct job *),
               void (*hung)(struct job *, const char *, uint64_t));
 /* export_state, as v->export_job, into v->handed. */

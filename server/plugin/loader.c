@@ -180,6 +180,28 @@ static void look(evutil_socket_t fd, short what, void *arg)
         hung->hung(hung, step, elapsed_us);
 }
 
+bool loader_leave(struct loader *l, struct job *job)
+{
+    ON_CONTROL();
+    CHECK(l, LOADER_MAGIC);
+    const char *step = NULL;
+    uint64_t elapsed_us = 0;
+    bool spawn = false;
+    pthread_mutex_lock(&l->lock);
+    if (l->current == job && job->step != NULL && job->hung != NULL) {
+        step = job->step;
+        elapsed_us = clock_us() - job->step_us;
+        spawn = give_up(l, job);
+    }
+    pthread_mutex_unlock(&l->lock);
+    if (step == NULL)
+        return false;
+    if (spawn)
+        another_thread(l);
+    job->hung(job, step, elapsed_us);
+    return true;
+}
+
 int loader_open(struct loader **out, struct event_base *base, struct inbox *control,
                 unsigned timeout_ms, struct err *err)
 {

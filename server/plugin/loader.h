@@ -46,6 +46,10 @@ int loader_open(struct loader **out, struct event_base *base, struct inbox *cont
 void loader_timeout(struct loader *l, unsigned timeout_ms); /* [control] */
 void loader_submit(struct loader *l, struct job *job);      /* [control] cannot fail */
 
+/* [control] Leaves the job to its thread if a step of it runs, as if that had taken too long:
+   `hung` is called from inside. False: no step of it runs, or it has no `hung`. */
+bool loader_leave(struct loader *l, struct job *job);
+
 /* [control] The job that hangs in dlopen or dlclose and thereby holds glibc's lock, or NULL. */
 struct job *loader_blocked(struct loader *l);
 

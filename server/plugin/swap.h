@@ -104,6 +104,7 @@ struct swap_ask {
     const char *why, *by;   /* rollback and abort: the reason, and who wants it (a literal); may be
                                NULL */
     const char *evidence;   /* abort: NULL, or JSON that lives as long as the swap */
+    bool without_state;     /* swap.c's: a rollback whose hand-over has failed is tried again */
     uint64_t asked_us;      /* clock_us() of the trigger; 0 = now */
     unsigned long sequence; /* swap.c's */
     void (*done)(struct swap_ask *ask, const struct swap_result *result); /* may be NULL: the ask
@@ -116,8 +117,8 @@ void swap_ask(struct swap *s, struct swap_ask *ask);
    plugins.NAME.required is false; `reason` lists all reasons. Once, before any swap_ask. */
 void swap_first(struct swap *s, struct swap_ask *ask);
 
-/* That has failed. What failed is left out now; where a good version of it is kept, that serves. For
-   a process that follows one that served: once, from the loop. */
+/* That has failed. What failed is left out now; where a good version of it is kept, that serves.
+   For a process that follows one that served: once, from the loop. */
 void swap_first_again(struct swap *s, struct swap_ask *ask);
 
 /* What the rollouts have seen (plugin/rollout.h). */

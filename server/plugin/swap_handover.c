@@ -10,6 +10,7 @@
 #include "plugin/swap_private.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "plugin/every.h"
 #include "plugin/handover.h"
 #include "plugin/load.h"
@@ -29,7 +30,8 @@ struct handing {
     unsigned timeout_ms;
     unsigned stopping; /* old versions whose graft_every have not come back */
     bool quiet;        /* the workers have said so */
-    bool job;          /* a callback of a plugin runs on the loader */
+    bool job;          /* a callback of a plugin runs on the loader: */
+    bool exporting;    /* export_state */
     bool over;         /* given up, or adopt was sent */
     size_t n, at;
     struct pair pairs[];
@@ -38,12 +40,12 @@ struct handing {
 static struct swap *the_swap; /* there is one; jobs know only their version */
 
 /* A canary gets the state when it is promoted. */
-bool round_takes_over(const struct swap *s, const struct version *v)
+bool round_hands_over(const struct swap *s, const struct version *v)
 {
     const struct version *old = generation_version(s->current, v->plugin);
-    return old != NULL && !s->round.first && (!v->canary || s->round.wish == SWAP_PROMOTE) &&
-           (old->desc.callbacks & DESCRIPTOR_EXPORT_STATE) != 0 &&
-           (v->desc.callbacks & DESCRIPTOR_IMPORT_STATE) != 0;
+    return old != NULL && !s->round.first && !s->round.without_state &&
+           (!v->canary || s->round.wish == SWAP_PROMOTE) &&
+           (old->desc.callbacks & DESCRIPTOR_EXPORT_STATE) != 0;
 }
 
 /* ---- The ends -------------------------------------------------------------------------------- */
@@ -92,13 +94,27 @@ void round_handover_free(struct swap *s)
     free(h);
 }
 
+/* Whoever asks for a rollback wants the good version: what is wrong with the other one, or an older
+   schema, is no reason to keep it. It is loaded once more, without the state (round_fail). */
+static void tell_of_rollback(const struct version *v, const char *why)
+{
+    log_msg(
+        LOG_WARN, "plugin_warning",
+        "plugin \"%s\": the rollback goes on without the state of the version that it replaces: %s",
+        v->plugin, why);
+}
+
 /* Why the hand-over is not to be: told of each new version that takes part. Held requests go on. */
 static void give_up(struct swap *s, const char *stage, const struct err *why)
 {
     struct handing *h = s->round.handing;
+    s->round.not_handed = true;
     round_reason(s, "hand-over: %s", why->text);
     for (size_t i = 0; i < h->n; i++)
-        report_version_failed(s, h->pairs[i].fresh, stage, why->text);
+        if (s->round.wish == SWAP_ROLLBACK)
+            tell_of_rollback(h->pairs[i].fresh, why->text);
+        else
+            report_version_failed(s, h->pairs[i].fresh, stage, why->text);
     round_handover_cancel(s);
     s->round.broken = true;
 }
@@ -128,6 +144,13 @@ static void what_is_late(struct swap *s, struct err *err)
                                 : "not all workers have answered");
 }
 
+/* The callback that runs: the old version's export_state, or the new one's import_state and ready.
+ */
+static struct job *job_of(const struct handing *h)
+{
+    return h->exporting ? &h->pairs[h->at].old->export_job : &h->pairs[h->at].fresh->job;
+}
+
 static void past_time(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -139,12 +162,14 @@ static void past_time(evutil_socket_t fd, short what, void *arg)
     if (h->over)
         return;
     what_is_late(s, &late);
-    err_set(&why, "not done within %u ms (timeouts_ms.handover): %s; the old version serves on",
-            h->timeout_ms, late.text);
+    err_set(&why, "not done within %u ms (timeouts_ms.handover): %s%s", h->timeout_ms, late.text,
+            s->round.wish != SWAP_ROLLBACK ? "; the old version serves on" : "");
     bool waits = s->phase == PHASE_PREPARE || round_handover_waits(s);
     give_up(s, "handover", &why);
     if (waits)
-        round_fail(s, "failed"); /* else when the job has returned */
+        round_fail(s, "failed"); /* else when the job has returned, */
+    else if (s->round.wish == SWAP_ROLLBACK && h->job)
+        loader_leave(s->loader, job_of(h)); /* which a rollback does not wait for */
 }
 
 /* ---- Export and import ------------------------------------------------------------------------
@@ -217,6 +242,7 @@ static void exported(struct job *job)
         fail(s, "export_state", &job->err);
     } else {
         h->job = true;
+        h->exporting = false;
         load_import_job(fresh, imported, import_hung);
         loader_submit(s->loader, &fresh->job);
     }
@@ -245,7 +271,7 @@ static void next(struct swap *s)
         round_fail(s, "draining");
     } else if (h->at < h->n) {
         struct version *old = h->pairs[h->at].old;
-        h->job = true;
+        h->job = h->exporting = true;
         every_borrow(old);
         load_export_job(old, exported, export_hung);
         loader_submit(s->loader, &old->export_job);
@@ -282,8 +308,10 @@ static void quiet(struct handover *hold, void *arg)
         return;
     }
     struct err why;
-    err_set(&why, "%s, which the old version must finish: try again when it has ended",
-            handover_refused(hold));
+    err_set(&why, "%s%s", handover_refused(hold),
+            s->round.wish != SWAP_ROLLBACK
+                ? ", which the old version must finish: try again when it has ended"
+                : "");
     fail(s, "handover", &why);
 }
 
@@ -328,7 +356,8 @@ bool round_handover(struct swap *s)
     bool any = false;
     for (size_t i = 0; i < r->nfresh; i++)
         any = any || r->fresh[i]->takes_over;
-    if (r->promoted != NULL && !round_takes_over(s, r->promoted))
+    if (r->promoted != NULL && (!round_hands_over(s, r->promoted) ||
+                                (r->promoted->desc.callbacks & DESCRIPTOR_IMPORT_STATE) == 0))
         r->promoted = NULL;
     if (!any && r->promoted == NULL)
         return false;

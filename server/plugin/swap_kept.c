@@ -82,6 +82,7 @@ int rollback_begin(struct swap *s, const struct swap_ask *ask, const char **word
         return err_set(err, "out of memory");
     }
     r->wish = SWAP_ROLLBACK;
+    r->without_state = ask->without_state;
     r->by = ask->by != NULL ? ask->by : "graftd";
     memcpy(r->from_id, v->id, sizeof r->from_id);
     snprintf(r->why, sizeof r->why, "%s", ask->why != NULL ? ask->why : "a rollback was asked for");

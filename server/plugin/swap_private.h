@@ -62,6 +62,8 @@ struct round {
     bool reweighed;           /* they differ from those of the generation that serves */
     struct adoption *adoption;
     struct handing *handing;   /* swap_handover.c; NULL: nothing is handed over */
+    bool not_handed;           /* it was given up */
+    bool without_state;        /* SWAP_ROLLBACK, the second time: nothing is to be handed over */
     struct config *old_config; /* replaced by this round; freed with the old generation */
 
     struct entries changed, unchanged, failed;
@@ -69,7 +71,7 @@ struct round {
     char *reason;
     bool pending, answered;
 
-    struct identity from; /* SWAP_ROLLBACK: what is replaced */
+    struct identity from;                         /* SWAP_ROLLBACK: what is replaced */
     char from_id[40], why[QUARANTINE_REASON_MAX]; /* why: of a rollback or an abort */
     const char *by, *evidence;
 };
@@ -146,7 +148,8 @@ void round_build(struct swap *s);
 bool round_came_late(struct version *v); /* a callback that hung has returned after all */
 
 /* swap_handover.c */
-bool round_takes_over(const struct swap *s, const struct version *v);
+/* Whether there is somebody to hand state over to v, should it import any. */
+bool round_hands_over(const struct swap *s, const struct version *v);
 bool round_handover(struct swap *s); /* begins what there is to hand over, and goes on to build */
 void round_handover_sent(struct swap *s);        /* adopt is: nothing can be given up any more */
 void round_handover_cancel(struct swap *s);      /* held requests go on at once */

@@ -143,7 +143,7 @@ static void load_next(struct swap *s)
     } else if (r->at < r->nfresh) {
         struct version *v = r->fresh[r->at];
         v->state = VERSION_LOADED;
-        v->takes_over = round_takes_over(s, v);
+        v->takes_over = round_hands_over(s, v);
         load_job(v, load_done, step_hung);
         loader_submit(s->loader, &v->job);
     } else if (r->broken) {
@@ -481,6 +481,19 @@ static void keep_wish(struct swap *s)
         want_clear(&s->busy_want);
 }
 
+/* A rollback whose hand-over has failed is undone, and tried again without it. */
+static bool rollback_again(struct swap *s)
+{
+    struct round *r = &s->round;
+    if (r->wish != SWAP_ROLLBACK || !r->not_handed)
+        return false;
+    for (struct list *it; (it = list_pop(&r->asks)) != NULL;) {
+        list_entry(it, struct swap_ask, node)->without_state = true;
+        list_add_head(&s->waiting, it);
+    }
+    return true;
+}
+
 void round_fail(struct swap *s, const char *word)
 {
     struct round *r = &s->round;
@@ -493,6 +506,10 @@ void round_fail(struct swap *s, const char *word)
     for (size_t i = 0; i < r->nfresh; i++)
         undo(r->fresh[i], "undone: the swap failed");
     r->nfresh = 0;
+    if (rollback_again(s)) {
+        round_free(s);
+        return;
+    }
     report_swap(s, false, word);
     round_answer(s, &r->asks, false, word);
     if (strcmp(word, "busy") == 0 && r->wish == SWAP_SCAN)

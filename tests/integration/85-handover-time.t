@@ -56,6 +56,8 @@ static int import_state(graft_self *self, void *state, uint32_t schema, graft_st
     char text[32] = "";
     (void)state, (void)schema;
     memcpy(text, data.ptr, data.len < sizeof text ? data.len : sizeof text - 1);
+    if (text[0] == 'x')
+        return graft_fail(self, "newer than I am");
     atomic_store(&value, strtoul(text, NULL, 10));
     graft_log(self, GRAFT_INFO, "imports %s", text);
     return slow(self, "import");
@@ -230,6 +232,96 @@ def _():
     ok(inside.slowest > secs(0.6), "what it surrounds waited", inside.slowest)
     ok(outside.slowest < secs(0.4), "another plugin's route did not", outside.slowest)
     is_(int(s.get("/mw").text), inside.answers, "each request was counted once")
+    is_(s.stop(), 0, "exit 0")
+
+
+def good(s, plugin="n"):
+    """Until what serves is in the store."""
+    index, sha256 = os.path.join(s.dir, "state", "index.json"), s.active(plugin)["sha256"]
+    wait_for(lambda: os.path.exists(index) and sha256 in open(index).read(), 10, "it is kept")
+
+
+@case("a file that is known good is put back: no probe has told of it, and it gets the state all the same")
+def _():
+    first = build()
+    s = server(first, handover=int(secs(2) * 1000))
+    for n in range(5):
+        s.get("/n")
+    good(s)
+    s.install(make_unique(build("2")), "n")
+    ok(s.reload()["ok"], "another version")
+    is_(s.get("/n").text, "6", "has the state")
+    good(s)
+    s.install(first, "n")
+    ok(s.reload()["ok"], "the first file again")
+    is_((s.active("n")["version"], s.get("/n").text), ("1", "7"), "has it, too")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("a rollback takes the state along; where that cannot be it goes on without, and says so")
+def _():
+    s = server(handover=int(secs(0.4) * 1000), load=int(secs(30) * 1000))
+    first = s.active("n")["sha256"]
+    good(s)
+    other = {"fails": ('slow(self, "export") != 0', 'graft_fail(self, "not today") != 0'),
+             "is newer": ('snprintf(text, sizeof text, "%lu"', 'snprintf(text, sizeof text, "x%lu"')}
+    for how, why in ((None, None), ("slow", "timeouts_ms.handover.*export_state"), ("later", "LATER"), ("fails", "not today"),
+                     ("is newer", "newer than I am")):
+        source = compile_plugin(SOURCE.replace(*other[how]), '-DNAME="n"', '-DVERSION="2"', "-DEXPORTS=1", "-DIMPORTS=1", "-DMW=0",
+                                "-Wno-unused-function") if how in other else build("2")
+        s.install(make_unique(source), "n")
+        s.config["plugins"] = {"n": {"config": {"slow": "export" if how == "slow" else "", "ms": int(secs(1) * 1000)}}}
+        ok(s.reload(config=True)["ok"], f"{how}: the next version serves")
+        good(s)
+        s.get("/n")
+        before, mark = int(s.get("/n").text), s.mark()
+        with Conn(s) as c, Asking(s, "/n") as asking:
+            if how == "later":
+                c.send(request_bytes("GET", "/n/timer"))
+                wait_for(lambda: sum(v["in_flight"] for v in s.ps("n")) >= 1, 10, "a LATER request")
+            began = time.monotonic()
+            r = s.api("POST", "/v1/plugins/n/rollback")
+            ok(r["ok"], f"{how}: rolled back", reason(r))
+            within(time.monotonic() - began, 0, secs(0.9), "without waiting for an export_state that takes longer than it may")
+            if how == "later":
+                is_(c.response().status, 200, "the request ends where it began")
+        is_(asking.bad, [], "no request failed")
+        is_(s.active("n")["sha256"], first, "the good version serves")
+        after, said = int(s.get("/n").text), s.find_events("plugin_warning", mark, msg=re.compile("without"))
+        if how is None:
+            is_((after, said), (before + asking.answers + 1, []), "with the state")
+        else:
+            ok(after < before + asking.answers + 1, "without the state", after)
+            is_(len(said), 1, "which is told, once")
+            like(said[0]["msg"] if said else "", f"goes on without the state.*{why}(?!.*serves on|.*try again)", "and why")
+        is_([e["ok"] for e in s.find_events("swap", mark)], [True], "one swap event")
+        is_(len(s.find_events("rollback", mark)), 1, "one rollback event")
+        wait_for(lambda: len([v for v in s.ps("n") if v["state"] != "stuck"]) == 1, 20, "all others are gone")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("two plugins hand over in one swap: both or none, whichever fails, and nothing is lost")
+def _():
+    s = Server({"mw": build(mw=1), "n": build(), "hello": "hello"}, {
+        "timeouts_ms": {"handover": int(secs(0.4) * 1000)}, "routes": [{"match": "/n", "middleware": ["mw"]}]})
+
+    def swap_both(**slow):
+        for name, so in (("n", build("2")), ("mw", build("2", mw=1))):
+            s.install(make_unique(so), name)
+        s.config["plugins"] = {name: {"config": {"slow": slow.get(name), "ms": int(secs(1) * 1000)} if name in slow else {}}
+                               for name in ("n", "mw")}
+        return s.reload(config=True)
+    with Asking(s, "/n") as asking:
+        for name in ("mw", "n"):
+            before = s.active("n")["id"], s.active("mw")["id"]
+            r = swap_both(**{name: "import"})
+            is_((r["ok"], (s.active("n")["id"], s.active("mw")["id"])), (False, before), f"{name}'s import_state is late: both stay")
+            like(reason(r), r"timeouts_ms\.handover", "and why")
+            wait_for(lambda: len(s.ps("n") + s.ps("mw")) == 2, 20, "the new ones are gone")
+            r = swap_both()
+            ok(r["ok"] and s.active("n")["id"] != before[0] and s.active("mw")["id"] != before[1], "then both go", reason(r))
+    is_(asking.bad, [], "no request failed")
+    is_((int(s.get("/mw").text), int(s.get("/n").text)), (asking.answers, asking.answers + 1), "each request was counted once, by both")
     is_(s.stop(), 0, "exit 0")
 
 
