@@ -4,6 +4,7 @@ import grp
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -115,7 +116,20 @@ def _():
     os.chmod(s.control, 0o666)
     like(ctl(s, USER, STRANGER, [AUDIT], "status").stderr, "forbidden", "nor may he ask when he can")
     is_((s.status()["draining"], s.get("/hello").status), (False, 200), "nothing has happened")
+    for how in ("crash", "upgrade"):
+        old = s.pid
+        os.kill(old, signal.SIGKILL) if how == "crash" else s.ctl("upgrade")
+        wait_for(lambda: another(s, old), 20, "another process")
+        is_((ctl(s, USER, OPS, [], "status").returncode, ctl(s, USER, OPS, [], "reload").returncode,
+             ctl(s, USER, STRANGER, [], "status").returncode), (0, 1, 1), f"behind the {how} the same")
     is_((s.ctl("reload").returncode, s.ctl("reopen").returncode), (0, 0), "root may do everything")
+
+
+def another(s, old):
+    try:
+        return s.pid != old and s.status()["generation"] > 0
+    except (OSError, HttpError):
+        return False
 
 
 def ask(path, data):

@@ -110,6 +110,43 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
+@case("a canary that crashes the server twice: the stable version serves on, and it stays out, at a restart too",
+      SANITIZER != "tsan", "TSan's own abort")
+def _():
+    s = Server(["hello", "crashes"], {"version_header_from": ["127.0.0.1/32"], "crash_window_ms": int(60000 * SCALE)})
+    stable = s.active("crashes")["sha256"]
+    kept(s, stable)
+    sha256 = s.install(make_unique("crashes"), "crashes")
+    ok(s.api("POST", "/v1/plugins/crashes/canary?weight=10")["ok"], "a canary")
+    for n in range(2):
+        canary = wait_for(lambda: s.ps("crashes", "canary"), 20, "it is a canary")[0]
+        pid, mark = s.pid, s.mark()
+        with Conn(s) as c:
+            c.send(request_bytes("GET", "/crashes/segv", {"X-Graft-Version": f"crashes={canary['id']}"}))
+            c.ends(20)
+        event = s.wait_event("crash", 20, since=mark, pid=pid)
+        is_((event["id"], event["sha256"]), (canary["id"], sha256), f"crash {n}: the canary's")
+        wait_for(lambda: serves(s, pid), 20, "another process")
+        is_(s.active("crashes")["sha256"], stable, "the stable version serves")
+    is_([(q["plugin"], q["sha256"]) for q in s.api("GET", "/v1/versions")["quarantined"]], [("crashes", sha256)], "the canary alone is quarantined")
+    ok(s.reload()["ok"] and not s.ps("crashes", "canary"), "a scan leaves it out")
+    is_((s.active("crashes")["sha256"], s.get("/crashes/pid").status), (stable, 200), "all requests are the stable version's")
+    config = s.config
+    s.finish()
+    os.unlink(s.log_path)
+    s = Server([], config, dir=s.dir)
+    is_([v["sha256"] for v in s.ps("crashes")], [stable], "after a restart, too")
+    is_(s.stop(), 0, "exit 0")
+
+
+def serves(s, pid):
+    try:
+        now = s.status()
+    except (OSError, HttpError):
+        return False
+    return now["pid"] != pid and now["generation"] > 0
+
+
 @case("a start that fails again and again is tried later and later, however short crash_window_ms is")
 def _():
     s = serve()

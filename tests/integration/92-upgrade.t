@@ -394,7 +394,12 @@ def _():
         return sorted(os.readlink(f"/proc/{s.proc.pid}/fd/{n}").split(":")[0] for n in os.listdir(f"/proc/{s.proc.pid}/fd"))
     good(s)
     wait_for(lambda: not any(fd.startswith("pipe") for fd in held()), 10, "no pipe is left")
-    before, staged = held(), len(s.staged())
+
+    def steady():  # what the one before had is given back behind its end
+        first = held()
+        time.sleep(0.3)
+        return first if held() == first else None
+    before, staged = wait_for(steady, 10, "nothing is given back any more"), len(s.staged())
     for _ in range(4):
         good(s)
     wait_for(lambda: held() == before, 10, f"as many descriptors as before {before} {held()}")
