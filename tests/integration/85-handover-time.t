@@ -300,6 +300,26 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
+@case("a rollback to a version whose import_state takes too long: it serves without the state, and soon")
+def _():
+    s = Server({"n": build()}, {"timeouts_ms": {"handover": int(secs(0.4) * 1000), "load": int(secs(30) * 1000)},
+                                "plugins": {"n": {"config": {"slow": "import", "ms": int(secs(2) * 1000)}}}})
+    first = s.active("n")["sha256"]
+    good(s)
+    ok(swap(s, build("2"))["ok"], "the next version")
+    good(s)
+    with Asking(s, "/n") as asking:
+        began = time.monotonic()
+        r = s.api("POST", "/v1/plugins/n/rollback")
+        within(time.monotonic() - began, 0, secs(1.5), "rolled back before import_state has returned")
+        ok(r["ok"] and s.active("n")["sha256"] == first, "to the good version", reason(r))
+    is_(asking.bad, [], "no request failed")
+    like(str(s.find_events("plugin_warning")), "goes on without the state.*import_state", "which is told")
+    wait_for(lambda: len(s.ps("n")) == 1, 20, "the copy that imported too slowly has left when it returned")
+    ok(swap(s, build("3"))["ok"], "swaps go on")
+    is_(s.stop(), 0, "exit 0")
+
+
 @case("two plugins hand over in one swap: both or none, whichever fails, and nothing is lost")
 def _():
     s = Server({"mw": build(mw=1), "n": build(), "hello": "hello"}, {
