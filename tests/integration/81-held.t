@@ -167,7 +167,7 @@ CONSTRUCTOR = r"""
 #include <stdio.h>
 #include <string.h>
 static int *volatile nowhere;
-__attribute__((noinline)) static void fall(void)
+__attribute__((noinline, no_sanitize("undefined"))) static void fall(void)
 {
     *nowhere = 1;
 }
