@@ -226,12 +226,18 @@ static int tokenize(struct json *doc, struct err *err)
 
 struct json *json_parse(const char *name, const char *text, size_t len, struct err *err)
 {
+    return json_parse_deep(name, text, len, JSON_DEPTH_MAX, err);
+}
+
+struct json *json_parse_deep(const char *name, const char *text, size_t len, unsigned levels,
+                             struct err *err)
+{
     size_t tokens = 0;
     if (len >= INT_MAX) { /* jsmn counts in int */
         err_set(err, "%s: too large for JSON: %zu bytes", name, len);
         return NULL;
     }
-    if (json_check(name, (struct str){ text, len }, &tokens, err) != 0)
+    if (json_check(name, (struct str){ text, len }, levels, &tokens, err) != 0)
         return NULL;
     struct json *doc = make(name, (struct str){ text, len }, tokens);
     if (doc == NULL) {

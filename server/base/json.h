@@ -19,9 +19,13 @@ struct json_value {
 };
 
 /* Strict RFC 8259: exactly one value, no trailing garbage, no duplicate key, valid escapes and
-   UTF-8, numbers in the grammar, at most 64 levels deep. Copies text. On error NULL, and err says
-   "name:line:column: what was expected and what stands there". */
+   UTF-8, numbers in the grammar, at most JSON_DEPTH_MAX levels deep. Copies text. On error NULL,
+   and err says "name:line:column: what was expected and what stands there". */
+#define JSON_DEPTH_MAX 64
 struct json *json_parse(const char *name, const char *text, size_t len, struct err *err);
+/* The same of a text of ours that holds what others may have nested that deep. */
+struct json *json_parse_deep(const char *name, const char *text, size_t len, unsigned levels,
+                             struct err *err);
 void json_free(struct json *doc);
 
 struct json_value json_root(const struct json *doc);

@@ -1,7 +1,7 @@
 /*
  * The grammar of RFC 8259, strictly. jsmn takes a lot that is not JSON (missing commas, any word as
  * a value, broken escapes); it is shown a text only after this file has accepted it. Recursive
- * descent, at most JSON_DEPTH_MAX deep. Also refused: "\u0000", since strings become C strings.
+ * descent, as deep as the caller says. Also refused: "\u0000", since strings become C strings.
  */
 #include "base/json_private.h"
 
@@ -14,7 +14,7 @@ struct check {
     struct str text;
     size_t at;
     size_t tokens;
-    unsigned depth;
+    unsigned depth, levels;
     struct err *err;
 };
 
@@ -238,6 +238,13 @@ static int check_word(struct check *c)
     return refuse(c, "a value");
 }
 
+static int refuse_deep(const struct check *c)
+{
+    char what[80];
+    snprintf(what, sizeof what, "nested more than %u levels deep: make it flatter", c->levels);
+    return refuse_at(c, c->at, what);
+}
+
 static int check_value(struct check *c)
 {
     if (!more(c))
@@ -250,17 +257,17 @@ static int check_value(struct check *c)
         return check_number(c);
     if (ch != '{' && ch != '[')
         return check_word(c);
-    if (c->depth == JSON_DEPTH_MAX)
-        return refuse_at(c, c->at, "nested more than 64 levels deep: make it flatter");
+    if (c->depth == c->levels)
+        return refuse_deep(c);
     c->depth++;
     int rc = check_members(c, ch == '{');
     c->depth--;
     return rc;
 }
 
-int json_check(const char *name, struct str text, size_t *tokens, struct err *err)
+int json_check(const char *name, struct str text, unsigned levels, size_t *tokens, struct err *err)
 {
-    struct check c = { .name = name, .text = text, .err = err };
+    struct check c = { .name = name, .text = text, .levels = levels, .err = err };
     skip_space(&c);
     if (check_value(&c) != 0)
         return -1;

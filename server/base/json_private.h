@@ -4,11 +4,9 @@
 
 #include "base/json.h"
 
-#define JSON_DEPTH_MAX 64
-
 /* Proves that the text is one JSON value in the grammar of RFC 8259 and valid UTF-8; *tokens = the
    number of values and keys in it. -1: err says "name:line:column: expected, found". */
-int json_check(const char *name, struct str text, size_t *tokens, struct err *err);
+int json_check(const char *name, struct str text, unsigned levels, size_t *tokens, struct err *err);
 
 /* Line and column, both from 1; columns count bytes. */
 void json_position(struct str text, size_t at, size_t *line, size_t *column);

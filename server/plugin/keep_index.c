@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define FORMAT   1
+#define LEVELS   (JSON_DEPTH_MAX + 8) /* configurations stand deeper here than in their own file */
 #define FILE_MAX 255
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -440,7 +441,7 @@ int keep_index_read(const char *name, const char *text, size_t len, struct keep_
                     bool *newer, struct err *err)
 {
     *newer = false;
-    struct json *doc = json_parse(name, text, len, err);
+    struct json *doc = json_parse_deep(name, text, len, LEVELS, err);
     if (doc == NULL)
         return -1;
     int rc = read_root(json_root(doc), m, newer, err);

@@ -2,7 +2,10 @@
  */
 #include "so.h"
 
+#include "base/inbox.h"
+#include "base/json.h"
 #include "plugin/keep_private.h"
+#include "plugin/verdict.h"
 
 #include <sha2.h>
 #include <sys/resource.h>
@@ -494,6 +497,32 @@ TEST(an_index_that_is_cut_anywhere_is_refused_and_set_aside)
     is(access(in_state("index.json"), F_OK), -1);
     is(access(in_state("index.json.bad"), F_OK), 0);
     buf_fini(&text);
+    close_all(k);
+}
+
+/* Named after what broke: a configuration may be nested as deep as a file of JSON allows, and
+   stands deeper in the index, which then could not be read again. */
+TEST(a_configuration_as_deep_as_can_be_is_read_again)
+{
+    char config[160];
+    struct err err;
+    const unsigned deep = JSON_DEPTH_MAX - 4; /* in plugins.NAME.config, one of them the object */
+    size_t n = (size_t)snprintf(config, sizeof config, "{\"a\":");
+    memset(config + n, '[', deep);
+    memset(config + n + deep, ']', deep);
+    snprintf(config + n + 2 * deep, 2, "}");
+    char file[256];
+    snprintf(file, sizeof file, "{\"plugins\":{\"shop\":{\"config\":%s}}}", config);
+    struct json *doc = json_parse("file", file, strlen(file), &err);
+    must(doc != NULL);
+    json_free(doc);
+    struct file a = make_file("shop", 1, config);
+    struct keep *k = open_keep();
+    add_good(k, &a);
+    ok(flush(k));
+    keep_close(k);
+    k = open_keep();
+    is_str(newest(k, "shop"), "1.0");
     close_all(k);
 }
 
