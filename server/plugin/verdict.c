@@ -74,16 +74,18 @@ static bool is_text(const char *s, size_t size)
     return len > 0 && len < size;
 }
 
-static bool is_hash(const char *s)
+/* Each of its texts ends. */
+static bool is_ended(const struct identity *identity)
 {
-    return strnlen(s, 65) == 64 && strspn(s, "0123456789abcdef") == 64;
+    return memchr(identity->plugin, '\0', sizeof identity->plugin) != NULL &&
+           memchr(identity->sha256, '\0', sizeof identity->sha256) != NULL &&
+           memchr(identity->config_sha256, '\0', sizeof identity->config_sha256) != NULL;
 }
 
 static bool is_one(const struct verdict *v)
 {
     return v->kind >= VERDICT_BAD && v->kind <= VERDICT_NO_TRIAL && v->weight <= 99 &&
-           v->held <= 1 && is_text(v->identity.plugin, sizeof v->identity.plugin) &&
-           is_hash(v->identity.sha256) && is_hash(v->identity.config_sha256) &&
+           v->held <= 1 && is_ended(&v->identity) && identity_is_whole(&v->identity) &&
            (v->kind != VERDICT_BAD || is_text(v->reason, sizeof v->reason));
 }
 

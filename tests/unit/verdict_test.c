@@ -113,6 +113,9 @@ TEST(whatever_a_crash_wrote_there_is_no_identity)
     is(waiting(), 0);
     area.all[1].identity = a;
     is(waiting(), 1);
+    area.all[1].identity.plugin[0] = '/'; /* an index with that name could not be read again */
+    is(waiting(), 0);
+    area.all[1].identity = a;
     area.all[1].reason[0] = '\n';
     is(waiting(), 0);
     area.all[1].reason[0] = 'b';
