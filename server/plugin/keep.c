@@ -35,6 +35,21 @@ static void note_lack(struct keep *k, const struct err *why)
     k->lacks = *why;
 }
 
+int keep_set_aside(struct keep *k, struct err *err)
+{
+    struct err why;
+    if (!k->unread)
+        return 0;
+    if (keep_folder_set_aside(&k->folder, &why) != 0)
+        return err_set(err, "%s", why.text);
+    log_msg(LOG_WARN, "state",
+            "what was kept and quarantined is lost: %s; it is moved to index.json.bad and kept "
+            "anew from here on",
+            k->why_unread.text);
+    k->unread = false;
+    return 0;
+}
+
 /* 0: what it says is in the model, or it said nothing; -1: the folder is not for us. */
 static int read_index(struct keep *k, struct err *err)
 {
@@ -56,14 +71,9 @@ static int read_index(struct keep *k, struct err *err)
         return 0;
     if (newer)
         return -1;
-    struct err why = *err;
-    if (keep_folder_set_aside(&k->folder, err) != 0)
-        return -1;
-    log_msg(LOG_WARN, "state",
-            "what was kept and quarantined is lost: %s; it is moved to index.json.bad and kept "
-            "anew from here on",
-            why.text);
-    return 0;
+    k->unread = true;
+    k->why_unread = *err;
+    return k->behind ? 0 : keep_set_aside(k, err);
 }
 
 /* A file that somebody took away is no version to go back to. */
@@ -119,7 +129,14 @@ static void open_lasting(struct keep *k, const char *configured, int lock)
 static void open_inside(struct keep *k, struct stage *stage)
 {
     struct err err;
-    if (keep_folder_inside(&k->folder, stage, k->behind, &err) != 0 || read_index(k, &err) != 0) {
+    errno = 0;
+    if (keep_folder_inside(&k->folder, stage, k->behind, &err) != 0) {
+        if (err_is_lack(errno) && errno != ENOSPC && errno != EDQUOT)
+            note_lack(k, &err);
+        log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
+        return;
+    }
+    if (read_index(k, &err) != 0) {
         log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
         close_folder(k);
         return;

@@ -236,7 +236,8 @@ static bool is_ours_yet(const struct keep_folder *f)
    read it is more than that. */
 static int own(struct keep_folder *f, struct err *err)
 {
-    f->owner_fd = openat(f->dir_fd, OWNER, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (f->owner_fd < 0) /* else of a try before */
+        f->owner_fd = openat(f->dir_fd, OWNER, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (f->owner_fd < 0)
         return err_set(err, "%s/" OWNER ": %s", f->path, strerror(errno));
     if (getrandom(f->token, sizeof f->token, 0) != (ssize_t)sizeof f->token)
@@ -399,7 +400,7 @@ int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *e
 
 int keep_folder_set_aside(const struct keep_folder *f, struct err *err)
 {
-    if (renameat(f->dir_fd, INDEX, f->dir_fd, INDEX_BAD) == 0)
+    if (renameat(f->dir_fd, INDEX, f->dir_fd, INDEX_BAD) == 0 || errno == ENOENT)
         return 0;
     return err_set(err, "%s/" INDEX ": cannot be moved away: %s", f->path, strerror(errno));
 }
@@ -495,7 +496,7 @@ int keep_folder_write(const struct keep_folder *f, const struct buf *text, struc
         }
     }
     if (rc == 0 || errno == ESTALE)
-        return 0;
+        return rc == 0 ? 0 : 1;
     err_set(err, "%s/" INDEX ": %s", f->path, strerror(errno));
     throw_away(f, f->dir_fd, INDEX_NEW);
     return -1;

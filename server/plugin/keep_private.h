@@ -66,6 +66,7 @@ int keep_folder_inside(struct keep_folder *f, const struct stage *stage, bool be
 void keep_folder_close(struct keep_folder *f);
 /* The index's text; 1: there is none. */
 int keep_folder_read(const struct keep_folder *f, struct buf *out, struct err *err);
+/* 1: it is not, the store is another process's now. */
 int keep_folder_write(const struct keep_folder *f, const struct buf *text, struct err *err);
 int keep_folder_set_aside(const struct keep_folder *f, struct err *err); /* the index, as .bad */
 /* Copies the file at `from` to files/SHA256, if it has that hash; 1: there is none. It is on the
@@ -92,6 +93,8 @@ struct keep {
         files; /* what comes into the folder of files and leaves it; never synced with it */
     bool usable, lasting;
     bool behind; /* another process of ours writes */
+    bool unread; /* behind: its index says nothing to us, and is set aside once it is ours */
+    struct err why_unread;
 
     /* Control's, but for what the jobs do. */
     struct loader *loader, *writer;
@@ -108,6 +111,9 @@ struct keep {
     struct err lacks;
     bool told;                            /* that it cannot be written, and it has not been since */
 };
+
+/* keep.c. Moves away an index that could not be read, and says so. */
+int keep_set_aside(struct keep *k, struct err *err);
 
 /* keep_write.c. By the model, or, when that has changed, perhaps by the index: then the next sweep
    decides. `arg`: the store. */

@@ -132,6 +132,7 @@ static int sync_files(struct keep *k, struct err *err)
     return 0;
 }
 
+/* What another process has taken over is its to write: here it is not, and is not called so. */
 static int write_index(struct keep *k, struct err *err)
 {
     struct buf text = { 0 };
@@ -147,7 +148,7 @@ static int write_index(struct keep *k, struct err *err)
         verdicts_written(told);
     }
     pthread_mutex_unlock(&k->lock);
-    return rc;
+    return rc < 0 ? -1 : 0;
 }
 
 /* Files first: an index never names one that is not there. What the old one names goes last. */
@@ -389,7 +390,7 @@ int keep_take(struct keep *k, struct err *err)
     ON_CONTROL();
     if (k == NULL || !k->usable || !k->behind)
         return 0;
-    if (keep_folder_take(&k->folder, err) != 0)
+    if (keep_folder_take(&k->folder, err) != 0 || keep_set_aside(k, err) != 0)
         return -1;
     k->behind = false;
     keep_save(k, true);

@@ -449,6 +449,92 @@ TEST(what_a_newer_process_has_written_is_not_undone_by_an_older_one)
     }
 }
 
+static void only_open(const char *name)
+{
+    (void)name;
+    if (!taken_over)
+        keep_close(keep_open(state, stage, state_lock));
+    taken_over = true;
+}
+
+/* Named after what broke: what an older process could not write any more, it called written; had
+   the newer one died before it had written, a quarantine that was answered would have been lost. */
+TEST(what_another_process_has_taken_over_is_not_called_written)
+{
+    static struct verdict_area area;
+    struct keep *k = open_keep(), *old;
+    struct file one = make_file("shop", 1, "{}");
+    keep_close(k);
+    verdicts_open(&area);
+    state_lock = keep_lock(state);
+    old = keep_open(state, stage, state_lock);
+    keep_quarantine(old, &one.kept.identity, "bad", NULL);
+    is(area.added - area.written, 1);
+    keep_folder_step = only_open;
+    taken_over = false;
+    ok(flush(old));
+    ok(taken_over);
+    keep_folder_step = NULL;
+    is(area.added - area.written, 1);
+    keep_close(old);
+    k = keep_open(state, stage, state_lock); /* the next one: reads it and writes it */
+    is(keep_quarantined(k), 1);
+    ok(flush(k));
+    is(area.added - area.written, 0);
+    verdicts_open(NULL);
+    close(state_lock);
+    close_all(k);
+}
+
+/* As a process does whose predecessor has yielded; all is written then. Closes it. */
+static void take_and_close(struct keep *k)
+{
+    struct inbox inbox;
+    struct err err;
+    struct loader *loader;
+    struct event_base *base = event_base_new();
+    thread_kind = THREAD_CONTROL;
+    must(base != NULL && inbox_open(&inbox) == 0);
+    must(loader_open(&loader, base, &inbox, 1000, &err) == 0);
+    must(keep_start(k, loader, base, &inbox, NULL, NULL, &err) == 0);
+    is(keep_take(k, &err), 0);
+    while (keep_writes(k)) {
+        inbox_run(&inbox);
+        usleep(1000);
+    }
+    keep_close(k);
+    loader_close(&loader);
+    inbox_close(&inbox);
+    event_base_free(base);
+}
+
+/* Named after what broke: a new graftd that could not read the index took it away from the one that
+   served, although it never got ready. */
+TEST(who_only_looks_on_leaves_an_index_that_it_cannot_read)
+{
+    struct file one = make_file("shop", 1, "{}");
+    struct keep *k = open_keep(), *behind;
+    keep_close(k);
+    state_lock = keep_lock(state);
+    k = keep_open(state, stage, state_lock);
+    so_write(in_state("index.json"), "{\"graft_state\":1}", 17);
+    must(chmod(in_state("index.json"), 0600) == 0);
+    behind = keep_open_behind(state, stage, state_lock);
+    is_str(newest(behind, "shop"), "none");
+    is(access(in_state("index.json"), F_OK), 0);
+    is(access(in_state("index.json.bad"), F_OK), -1);
+    keep_close(behind); /* it did not get ready */
+    behind = keep_open_behind(state, stage, state_lock);
+    add_good(behind, &one);
+    take_and_close(behind);
+    is(access(in_state("index.json.bad"), F_OK), 0); /* it was its own then */
+    keep_close(k);
+    k = keep_open(state, stage, state_lock);
+    is_str(newest(k, "shop"), "1.0");
+    close(state_lock);
+    close_all(k);
+}
+
 /* The folder was moved away and made anew: the lock of the other one is none of this. */
 TEST(a_lock_of_another_folder_is_not_taken_for_ours)
 {
