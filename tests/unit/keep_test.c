@@ -744,6 +744,34 @@ TEST(without_a_state_folder_it_lasts_as_long_as_the_stage_folder)
     close_all(k);
 }
 
+/* Named after what broke: without a descriptor to spare, what is quarantined until the restart was
+   given up, and the start went on. */
+TEST(without_descriptors_what_lasts_until_the_restart_is_not_given_up)
+{
+    struct stat st;
+    struct err err;
+    struct rlimit limit;
+    unsetenv("STATE_DIRECTORY");
+    if (stat("/var/lib/graft", &st) == 0)
+        return; /* that would be used */
+    must(stage_open(&stage, so_path("stage"), &err) == 0);
+    struct keep *k = keep_open("", stage, -1);
+    ok(keep_path(k) == NULL && !keep_lacks(k, &err));
+    keep_close(k);
+    int next = dup(0);
+    must(next > 0 && close(next) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    for (int more = 0; more < 4; more++) { /* for so many there is room: too few */
+        limit.rlim_cur = (rlim_t)(next + more);
+        must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        k = keep_open("", stage, -1);
+        ok(keep_lacks(k, &err));
+        keep_close(k);
+    }
+    limit.rlim_cur = limit.rlim_max;
+    must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    close_all(NULL);
+}
+
 TEST(folders_that_are_not_ours)
 {
     struct keep *k;
