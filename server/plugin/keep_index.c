@@ -220,7 +220,8 @@ static int read_config(struct json_value object, const char *sha256, char **out,
 
 /* ---- Reading: the parts ---------------------------------------------------------------------- */
 
-/* May be absent: then nobody's signature was verified. */
+/* May be absent: then nobody's signature was verified. The key's id alone, which stood there
+   before: no key. */
 static int read_signer(struct json_value object, char out[SIGNER_SIZE], struct err *err)
 {
     out[0] = '\0';
@@ -228,8 +229,13 @@ static int read_signer(struct json_value object, char out[SIGNER_SIZE], struct e
         return 0;
     if (read_text(object, "signer", out, SIGNER_SIZE, err) != 0)
         return -1;
-    if (strlen(out) != SIGNER_SIZE - 1 || strspn(out, "0123456789ABCDEF") != SIGNER_SIZE - 1)
-        return json_fail(json_get(object, "signer"), err, "signer: expected 16 hex digits");
+    size_t id = strspn(out, "0123456789ABCDEF"), len = strlen(out);
+    bool whole = len == SIGNER_SIZE - 1 && id >= SIGNER_ID &&
+                 strspn(out + SIGNER_ID, "0123456789abcdef") == len - SIGNER_ID;
+    if (!whole && (len != SIGNER_ID || id != SIGNER_ID))
+        return json_fail(json_get(object, "signer"), err,
+                         "signer: expected the id of a key and the key, %u hex digits",
+                         SIGNER_SIZE - 1);
     return 0;
 }
 

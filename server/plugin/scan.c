@@ -369,7 +369,7 @@ static int check_signature(struct scan *s, struct found *f, int dirfd)
         set_failed(f, "signature", err.text);
         signature_key(s, f, &sig, f->key);
     } else {
-        signature_signer(&sig, f->signer);
+        memcpy(f->signer, sig.signer, sizeof f->signer);
     }
     signature_fini(&sig);
     return rc;

@@ -164,10 +164,18 @@ void signature_fini(struct signature *s)
     s->text = NULL;
 }
 
+static void write_signer(const struct minisign_key *key, char out[SIGNER_SIZE])
+{
+    int n = snprintf(out, SIGNER_SIZE, "%016" PRIX64, key->id);
+    for (size_t i = 0; i < sizeof key->key; i++)
+        n += snprintf(out + n, SIGNER_SIZE - (size_t)n, "%02x", key->key[i]);
+}
+
 /* ---- Verifying ------------------------------------------------------------------------------- */
 
 #ifdef GRAFT_SODIUM
 
+/* A configuration has no two of one id. */
 static const struct minisign_key *find_key(const struct config_signatures *demands, uint64_t id)
 {
     for (size_t i = 0; i < demands->key_count; i++)
@@ -256,8 +264,8 @@ static int verify_file(const struct signature *s, const struct minisign *m,
     return rc;
 }
 
-static int verify(const struct signature *s, const struct config_signatures *demands,
-                  const char *copy, struct err *err)
+static int verify(struct signature *s, const struct config_signatures *demands, const char *copy,
+                  struct err *err)
 {
     struct minisign m;
     struct err why;
@@ -270,13 +278,16 @@ static int verify(const struct signature *s, const struct config_signatures *dem
     const struct minisign_key *key = find_key(demands, m.id);
     if (key == NULL)
         return refuse_key(s, demands, m.id, err);
-    return verify_file(s, &m, key, copy, err);
+    if (verify_file(s, &m, key, copy, err) != 0)
+        return -1;
+    write_signer(key, s->signer);
+    return 0;
 }
 
 #else
 
-static int verify(const struct signature *s, const struct config_signatures *demands,
-                  const char *copy, struct err *err)
+static int verify(struct signature *s, const struct config_signatures *demands, const char *copy,
+                  struct err *err)
 {
     (void)s;
     (void)demands;
@@ -298,8 +309,8 @@ static int refuse_missing(const struct signature *s, struct err *err)
                    name, (int)plugin, name);
 }
 
-int signature_verify(const struct signature *s, const struct config_signatures *demands,
-                     const char *copy, struct err *err)
+int signature_verify(struct signature *s, const struct config_signatures *demands, const char *copy,
+                     struct err *err)
 {
     if (!signature_wanted(demands))
         return 0;
@@ -308,16 +319,6 @@ int signature_verify(const struct signature *s, const struct config_signatures *
     if (s->kind == SIGNATURE_BAD)
         return err_set(err, "its signature %.600s %s", s->path, s->why.text);
     return verify(s, demands, copy, err);
-}
-
-void signature_signer(const struct signature *s, char out[SIGNER_SIZE])
-{
-    struct minisign m;
-    struct err ignored;
-    out[0] = '\0';
-    if (s->kind == SIGNATURE_READ &&
-        minisign_read(&m, (struct str){ s->text, s->len }, &ignored) == 0)
-        snprintf(out, SIGNER_SIZE, "%016" PRIX64, m.id);
 }
 
 int signature_of_signer(const struct config_signatures *demands, const char *signer,
@@ -331,12 +332,13 @@ int signature_of_signer(const struct config_signatures *demands, const char *sig
                    : 0;
     for (size_t i = 0; i < demands->key_count; i++) {
         char known[SIGNER_SIZE];
-        snprintf(known, sizeof known, "%016" PRIX64, demands->keys[i].key.id);
-        if (strcmp(known, signer) == 0)
+        write_signer(&demands->keys[i].key, known);
+        if (demands->keys[i].known && strcmp(known, signer) == 0)
             return 0;
     }
-    return err_set(err,
-                   "it was signed with the key %s, which is none of signatures.keys any more: sign "
-                   "it with one of them, put both files into the plugin folder, and reload",
-                   signer);
+    return err_set(
+        err,
+        "it was signed with the key %.*s, which is none of signatures.keys any more: sign "
+        "it with one of them, put both files into the plugin folder, and reload",
+        (int)SIGNER_ID, signer);
 }

@@ -11,6 +11,14 @@
 
 #include <limits.h>
 
+/*
+ * What was verified once and then kept in a folder that only we can write to (plugin/keep.h) is
+ * known by the key that signed it: its id, as minisign shows it, and the key itself, in hexadecimal
+ * (anybody can give a key of his own the id of another); "" for none.
+ */
+#define SIGNER_ID   16u
+#define SIGNER_SIZE (SIGNER_ID + 64u + 1u)
+
 enum signature_kind {
     SIGNATURE_READ,    /* `text` is what the file holds */
     SIGNATURE_MISSING, /* there is none */
@@ -22,7 +30,8 @@ struct signature {
     char path[PATH_MAX]; /* of the signature file; missing: where it was looked for last */
     char *text;
     size_t len;
-    char state[80]; /* tells this state of the signature file from any other */
+    char state[80];           /* tells this state of the signature file from any other */
+    char signer[SIGNER_SIZE]; /* once it is verified: whose it is; "" = nobody's */
     struct err why;
 };
 
@@ -43,15 +52,9 @@ void signature_fini(struct signature *s);
 
 /* Is what was read a good signature of the file `copy`? 0, also for a missing one that is not
    required; -1: err says what, expected, found and what to do. */
-int signature_verify(const struct signature *s, const struct config_signatures *demands,
-                     const char *copy, struct err *err);
+int signature_verify(struct signature *s, const struct config_signatures *demands, const char *copy,
+                     struct err *err);
 
-/*
- * What was verified once and then kept in a folder that only we can write to (plugin/keep.h) is
- * known by the key that signed it: its id, as minisign shows it, "" for none.
- */
-#define SIGNER_SIZE 17
-void signature_signer(const struct signature *s, char out[SIGNER_SIZE]); /* of a verified one */
 /* May what that key has signed be loaded under these demands? 0; -1: err says why not. */
 int signature_of_signer(const struct config_signatures *demands, const char *signer,
                         struct err *err);

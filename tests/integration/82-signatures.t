@@ -429,6 +429,26 @@ def _():
     s.stop()
 
 
+@case("a new key under the id of an old one is another key, for what is kept too")
+def _():
+    raw = base64.b64decode(OTHER.text)
+    forged = base64.b64encode(raw[:2] + KEY.id + raw[10:]).decode()
+    s = signed_server(keys=(KEY, OTHER), config={"state_dir": tempdir()})
+    data = fresh("versioned_v2")
+    write(sig_of(s), OTHER.sign(data))
+    put(s, data, "versioned")
+    ok(s.reload()["ok"], "the next version is signed with another key")
+    s.config["signatures"]["keys"] = [forged, OTHER.text]
+    ok(s.reload_signal(signal.SIGHUP)["ok"], "HUP")
+    run = s.ctl("rollback", "versioned")
+    is_((run.returncode, version(s)), (1, "v2"), "no rollback to what the old key has signed")
+    like(run.stderr, f"signed with the key {KEY.shown}, which is none of signatures.keys any more", "and why")
+    s.config["signatures"]["keys"] = [KEY.text, OTHER.text]
+    ok(s.reload_signal(signal.SIGHUP)["ok"], "the old one is back")
+    is_((s.ctl("rollback", "versioned").returncode, version(s)), (0, "v1"), "rollback")
+    s.stop()
+
+
 # ---- Where it lies ----
 
 @case("links: beside the resolved file first, beside the link where none is there")
