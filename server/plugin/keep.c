@@ -363,6 +363,17 @@ bool keep_is_quarantined(struct keep *k, const struct identity *identity,
     return q != NULL;
 }
 
+bool keep_find_nth(struct keep *k, const char *plugin, size_t n, struct kept *out)
+{
+    if (k == NULL)
+        return false;
+    pthread_mutex_lock(&k->lock);
+    const struct keep_plugin *p = keep_model_plugin(&k->model, plugin);
+    bool found = p != NULL && n < p->ngood && kept_copy(out, &p->good[n]);
+    pthread_mutex_unlock(&k->lock);
+    return found;
+}
+
 bool keep_find(struct keep *k, const char *plugin, const struct identity *but, struct kept *out)
 {
     bool found = false;

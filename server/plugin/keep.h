@@ -91,6 +91,8 @@ void keep_forget(struct keep *k, const struct identity *identity);
 /* Why it is quarantined, or false. */
 bool keep_is_quarantined(struct keep *k, const struct identity *identity,
                          char reason[QUARANTINE_REASON_MAX]);
+/* The n-th newest good version of the plugin. The caller's to fini. */
+bool keep_find_nth(struct keep *k, const char *plugin, size_t n, struct kept *out);
 /* The newest good version of the plugin that is not `but` (NULL: any). The caller's to fini. */
 bool keep_find(struct keep *k, const char *plugin, const struct identity *but, struct kept *out);
 /* The good version with that file and, unless NULL, that configuration. The caller's to fini. */
@@ -129,7 +131,8 @@ void keep_stop(struct keep *k); /* what waits is written at once; the drain begi
 /* All of it by the caller, while there is no loader. */
 int keep_flush(struct keep *k, struct err *err);
 
-/* Stages the kept file as that of BASE.so, and proves its hash. 0 or -1. [loader] */
+/* Stages the kept file as that of BASE.so, and proves its hash. 0; -1: it cannot be staged; 1: it is
+   gone, or is not what was kept. [loader] */
 int keep_stage(struct keep *k, const struct kept *kept, struct stage *stage, const char *base,
                struct staged *out, struct err *err);
 

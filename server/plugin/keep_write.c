@@ -189,16 +189,21 @@ static void save_work(struct job *job)
 int keep_stage(struct keep *k, const struct kept *kept, struct stage *stage, const char *base,
                struct staged *out, struct err *err)
 {
-    if (!k->usable || !keep_folder_has(&k->folder, kept->identity.sha256))
-        return err_set(err, "its file is not in the store%s%s", k->usable ? " " : "",
-                       k->usable ? k->folder.path : "");
-    if (stage_copy_as(stage, k->folder.files_fd, kept->identity.sha256, base, out, err) != STAGE_OK)
-        return -1;
+    if (!k->usable || !keep_folder_has(&k->folder, kept->identity.sha256)) {
+        err_set(err, "its file is not in the store%s%s", k->usable ? " " : "",
+                k->usable ? k->folder.path : "");
+        return k->usable ? 1 : -1;
+    }
+    enum stage_result rc =
+        stage_copy_as(stage, k->folder.files_fd, kept->identity.sha256, base, out, err);
+    if (rc != STAGE_OK)
+        return rc == STAGE_INCOMPLETE ? 1 : -1;
     if (strcmp(out->sha256, kept->identity.sha256) == 0)
         return 0;
     stage_remove(stage, out);
-    return err_set(err, "its file in the store has been changed: SHA-256 is %.12s, expected %.12s",
-                   out->sha256, kept->identity.sha256);
+    err_set(err, "its file in the store has been changed: SHA-256 is %.12s, expected %.12s",
+            out->sha256, kept->identity.sha256);
+    return 1;
 }
 
 /* ---- Writing: control ------------------------------------------------------------------------ */

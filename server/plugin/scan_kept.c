@@ -60,7 +60,8 @@ static void unstage(struct scan *s, struct found *f)
     f->staged = NULL;
 }
 
-/* Makes `f` the kept version: staged, its hash proved, preflighted. */
+/* Makes `f` the kept version: staged, its hash proved, preflighted. 0; -1: it cannot be; 1: its
+   file in the store is gone or is not what it was. */
 static int take(struct scan *s, struct found *f, const struct kept *kept, struct err *err)
 {
     struct preflight_report report;
@@ -71,12 +72,13 @@ static int take(struct scan *s, struct found *f, const struct kept *kept, struct
     f->staged = calloc(1, sizeof *f->staged);
     if (f->staged == NULL)
         return err_set(err, "out of memory");
-    if (keep_stage(s->keep, kept, s->stage, f->file, f->staged, err) != 0) {
+    int rc = keep_stage(s->keep, kept, s->stage, f->file, f->staged, err);
+    if (rc != 0) {
         free(f->staged);
         f->staged = NULL;
-        return -1;
+        return rc;
     }
-    int rc = preflight(f->staged->path, &report, err);
+    rc = preflight(f->staged->path, &report, err);
     preflight_report_fini(&report);
     free(f->config_text);
     f->config_text = strdup(kept->config);
@@ -101,62 +103,97 @@ static bool serves(const struct scan *s, const char *plugin)
     return false;
 }
 
-/* As take, 0. 1: it cannot be used, and is forgotten. For want of descriptors, memory or room it is
-   not: -1, the scan fails, and the next one may have them. */
+enum { TAKEN = 0, NOT_NOW = -1, NOT_USED = 1, FORGOTTEN = 2 };
+
+/* For want of descriptors, memory or room it cannot be used now: then the scan fails, and the next
+   one may have them. It is forgotten only when its file is not what was kept: what a key, a library
+   or an older graftd keeps from it may come back. */
 static int take_kept(struct scan *s, struct found *f, const struct kept *kept, struct err *out)
 {
     struct err err;
     errno = 0;
     int rc = take(s, f, kept, &err), why = errno;
     if (rc == 0)
-        return 0;
+        return TAKEN;
     if (err_is_lack(why))
         return err_set(out, "plugin \"%s\": the kept version %.12s cannot be used now: %s",
                        kept->identity.plugin, kept->identity.sha256, err.text);
     log_msg(LOG_WARN, "plugin_warning", "plugin \"%s\": the kept version %.12s cannot be used: %s",
             kept->identity.plugin, kept->identity.sha256, err.text);
+    if (rc < 0)
+        return NOT_USED;
     keep_forget(s->keep, &kept->identity);
-    return 1;
+    return FORGOTTEN;
 }
 
-/* From the newest on; one that cannot be used is forgotten, so this ends. */
-static int serve_kept(struct scan *s, struct found *f, struct err *err)
+/* It could not be loaded by this process. */
+static bool has_failed(struct scan *s, const struct identity *identity)
+{
+    char key[KNOWN_KEY];
+    bool meant = s->retry_only == NULL || strcmp(s->retry_only, identity->plugin) == 0;
+    known_key_identity(key, identity->sha256, identity->config_sha256);
+    return !(s->retry && meant) && known_failure(s->known, key) != NULL;
+}
+
+static bool is_other(struct scan *s, const struct identity *identity, const void *but)
+{
+    (void)s;
+    return !identity_same(identity, but);
+}
+
+static bool is_well(struct scan *s, const struct identity *identity, const void *arg)
+{
+    (void)arg;
+    return !has_failed(s, identity);
+}
+
+/* The first that can be used and is `wanted` (NULL: any), from the newest on. */
+static int take_good(struct scan *s, struct found *f,
+                     bool (*wanted)(struct scan *s, const struct identity *identity,
+                                    const void *arg),
+                     const void *arg, struct err *err)
 {
     struct kept kept;
-    int rc = 1;
-    while (rc > 0 && keep_find(s->keep, f->plugin, NULL, &kept)) {
-        rc = take_kept(s, f, &kept, err);
+    int rc = NOT_USED;
+    for (size_t n = 0; rc > 0 && keep_find_nth(s->keep, f->plugin, n, &kept);) {
+        bool is = wanted == NULL || wanted(s, &kept.identity, arg);
+        rc = is ? take_kept(s, f, &kept, err) : NOT_USED;
+        n += rc == NOT_USED;
         kept_fini(&kept);
     }
-    return rc < 0 ? -1 : 0;
+    return rc;
+}
+
+/* What failed is left alone as any file that did: its plugin is missing then. */
+static int serve_kept(struct scan *s, struct found *f, struct err *err)
+{
+    return take_good(s, f, is_well, NULL, err) < 0 ? -1 : 0;
 }
 
 /* Not good yet: it was a canary when the process before ended, or has changed meanwhile and a
    rollout is wanted. */
-static bool is_unjudged(struct scan *s, struct found *f, struct kept *good)
+static bool is_unjudged(struct scan *s, struct found *f, const struct identity *identity)
 {
-    struct identity identity;
+    struct kept good;
     const struct config_plugin *cfg = config_plugin(s->config, f->plugin);
-    identity_set(&identity, f->plugin, f->sha256, cfg->config_sha256);
-    bool was_canary = keep_is_on_trial(s->keep, &identity, &f->trial);
-    if ((!was_canary && cfg->rollout == NULL) || keep_is_judged(s->keep, &identity) ||
-        !keep_find(s->keep, f->plugin, NULL, good))
+    bool was_canary = keep_is_on_trial(s->keep, identity, &f->trial);
+    if ((!was_canary && cfg->rollout == NULL) || keep_is_judged(s->keep, identity) ||
+        !keep_find(s->keep, f->plugin, NULL, &good))
         return false;
     if (cfg->rollout != NULL && !f->trial.held)
         f->trial.identity.plugin[0] = '\0';
-    if (!identity_same(&good->identity, &identity))
-        return true;
-    kept_fini(good);
-    return false;
+    bool unjudged = !identity_same(&good.identity, identity);
+    kept_fini(&good);
+    return unjudged;
 }
 
-/* The good version serves; the file, which is found again by the next scan, follows as a canary.
-   1: it cannot be used; -1: not now. */
-static int serve_beside(struct scan *s, struct found *f, const struct kept *good, struct err *err)
+/* The good version serves; the file, which is found again by the next scan, follows as a canary. */
+static int serve_beside(struct scan *s, struct found *f, const struct identity *identity,
+                        struct err *err)
 {
     struct found instead = { .path = f->path, .file = f->file, .plugin = f->plugin };
-    int rc = take_kept(s, &instead, good, err);
-    if (rc != 0) {
+    int rc = take_good(s, &instead, is_other, identity, err);
+    if (rc != TAKEN) {
         descriptor_fini(&instead.desc);
         free(instead.config_text);
         return rc;
@@ -170,42 +207,37 @@ static int serve_beside(struct scan *s, struct found *f, const struct kept *good
     memcpy(f->config_sha256, instead.config_sha256, sizeof f->config_sha256);
     memcpy(f->signer, instead.signer, sizeof f->signer);
     f->kept = f->waits = true;
-    return 0;
+    return TAKEN;
 }
 
 static int hold_back(struct scan *s, struct found *f, struct err *err)
 {
-    struct kept good;
-    while (is_unjudged(s, f, &good)) {
-        int rc = serve_beside(s, f, &good, err);
-        kept_fini(&good);
-        if (rc <= 0)
-            return rc;
-    }
-    return 0;
-}
-
-static bool find_good(struct scan *s, const struct found *f, struct kept *out)
-{
-    return f->plugin != NULL ? keep_find(s->keep, f->plugin, NULL, out)
-                             : keep_find_named(s->keep, f->file, out);
+    struct identity identity;
+    identity_set(&identity, f->plugin, f->sha256,
+                 config_plugin(s->config, f->plugin)->config_sha256);
+    return is_unjudged(s, f, &identity) && serve_beside(s, f, &identity, err) < 0 ? -1 : 0;
 }
 
 /* The good version serves, until there is another file. Its plugin may not be known: what it would
-   have said is not. */
+   have said is not. Where nothing else is good, what failed is tried again: so is the start. */
 static int salvage(struct scan *s, struct found *f, struct err *err)
 {
     struct kept good;
-    int rc = 1;
-    while (rc > 0 && find_good(s, f, &good)) {
-        bool named = f->plugin != NULL || (f->plugin = strdup(good.identity.plugin)) != NULL;
-        rc = named ? take_kept(s, f, &good, err) : err_set(err, "out of memory");
+    if (f->plugin == NULL && keep_find_named(s->keep, f->file, &good)) {
+        f->plugin = strdup(good.identity.plugin);
         kept_fini(&good);
+        if (f->plugin == NULL)
+            return err_set(err, "out of memory");
     }
+    if (f->plugin == NULL)
+        return 0;
+    int rc = take_good(s, f, is_well, NULL, err);
+    if (rc > 0)
+        rc = take_good(s, f, NULL, NULL, err);
     return rc < 0 ? -1 : 0;
 }
 
-static bool has_failed(const struct found *f)
+static bool is_refused(const struct found *f)
 {
     return f->kind == FOUND_FAILED || f->kind == FOUND_FAILED_AGAIN;
 }
@@ -219,7 +251,7 @@ int scan_serve_kept(struct scan *s, struct err *err)
             rc = serve_kept(s, f, err);
         else if (f->kind == FOUND_NEW && s->first)
             rc = hold_back(s, f, err);
-        else if (has_failed(f) && s->first && s->salvage)
+        else if (is_refused(f) && s->first && s->salvage)
             rc = salvage(s, f, err);
     }
     return rc;

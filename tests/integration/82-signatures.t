@@ -449,6 +449,34 @@ def _():
     s.stop()
 
 
+@case("a start with a wrong key does not cost what is kept")
+def _():
+    config = {"state_dir": tempdir(), "plugins": {"versioned": {"required": False}}}
+    s = signed_server(keys=(KEY, OTHER), config=config)
+    index = os.path.join(config["state_dir"], "index.json")
+    data = fresh("versioned_v2")
+    write(sig_of(s), OTHER.sign(data))
+    put(s, data, "versioned")
+    ok(s.reload()["ok"], "the next version is signed with another key")
+    wait_for(lambda: os.path.exists(index) and json.load(open(index))["plugins"][0]["good"][1:], 10, "both are kept")
+    is_((s.ctl("rollback", "versioned").returncode, version(s)), (0, "v1"), "and is taken back")
+
+    def again(*keys):
+        s.config["signatures"]["keys"] = [k.text for k in keys]
+        s.finish()
+        os.unlink(s.log_path)
+        return Server([], dir=s.dir, config=s.config)
+    s = again(OTHER)
+    is_(s.get("/version").status, 404, "without the key of the good version nothing of it serves")
+    like(s.wait_event("plugin_warning")["msg"], f"cannot be used: it was signed with the key {KEY.shown}", "and why")
+    s.install("hello")
+    write(sig_of(s, "hello"), OTHER.sign(read("hello")))
+    ok(s.reload()["ok"], "another plugin comes, and the store is written")
+    s = again(OTHER, KEY)
+    is_((version(s), s.active("versioned")["source"]), ("v1", "store"), "with the key it serves again")
+    s.stop()
+
+
 # ---- Where it lies ----
 
 @case("links: beside the resolved file first, beside the link where none is there")
