@@ -135,9 +135,9 @@ static void log_crash(const struct supervisor *sv, const struct child *c, int st
         name_cause(0, WEXITSTATUS(status), cause);
     }
     bool known = f != NULL && f->plugin[0] != '\0';
-    log_begin(&line, LOG_ERROR, "crash", "the server process crashed%s%s %s: %s%s%s",
-              known ? " in " : "", known ? f->plugin : "", known ? f->id : "", cause,
-              sym.function[0] != '\0' ? " in " : "", sym.function);
+    log_begin(&line, LOG_ERROR, "crash", "the server process crashed%s%s%s%s: %s%s%s",
+              known ? " in " : "", known ? f->plugin : "", known ? " " : "", known ? f->id : "",
+              cause, sym.function[0] != '\0' ? " in " : "", sym.function);
     log_int(&line, "pid", c->pid);
     if (f != NULL ? f->signo != 0 : WIFSIGNALED(status))
         log_z(&line, "signal", cause);
