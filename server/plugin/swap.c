@@ -330,6 +330,7 @@ void swap_first_again(struct swap *s, struct swap_ask *ask)
 {
     REQUIRE(s->current == NULL);
     s->salvage = true;
+    trials_drop(s); /* they are found again */
     swap_ask(s, ask);
 }
 

@@ -20,9 +20,20 @@ struct version *swap_serving(const struct swap *s, const char *plugin)
     return v != NULL && !v->stand_in ? v : NULL;
 }
 
+/* After a crash it served, and may again: with what is kept of it (swap_first_again). */
+static bool may_come_back(struct swap *s, const char *plugin)
+{
+    struct kept kept;
+    if (!s->deps.after_crash || s->salvage || !keep_find(s->deps.keep, plugin, NULL, &kept))
+        return false;
+    kept_fini(&kept);
+    return true;
+}
+
 bool round_forgives(struct swap *s, const char *plugin)
 {
-    return s->round.first && !config_plugin(s->round.config, plugin)->required;
+    return s->round.first && !config_plugin(s->round.config, plugin)->required &&
+           !may_come_back(s, plugin);
 }
 
 static void no_memory(struct swap *s)

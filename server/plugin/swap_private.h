@@ -187,7 +187,7 @@ void kept_names(struct swap *s);   /* names of known files, from the store */
 /* swap_trial.c: what was a canary when the process before ended is one again */
 void trial_waits(struct swap *s, const struct found *f); /* the good version serves first */
 void trials_follow(struct swap *s);                      /* it does */
-void trials_drop(struct swap *s);                        /* the end came first */
+void trials_drop(struct swap *s);                        /* the end came first, or a second start */
 
 /* swap_drain.c */
 void drain_look(struct swap *s);                         /* something ended: is the drain over? */

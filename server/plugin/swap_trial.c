@@ -53,6 +53,7 @@ void trials_drop(struct swap *s)
 {
     for (struct list *it; (it = list_pop(&s->trials)) != NULL;)
         free(list_entry(it, struct follower, node));
+    s->trial_scan = false;
 }
 
 void trials_follow(struct swap *s)

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *  # noqa: E402,F403
 from swaptest import *  # noqa: E402,F403
@@ -145,6 +146,120 @@ def serves(s, pid):
     except (OSError, HttpError):
         return False
     return now["pid"] != pid and now["generation"] > 0
+
+
+STUBBORN = """#include <graft/graft.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int init(graft_self *self, void **state)
+{
+    (void)state;
+    return access("%s", F_OK) == 0 ? graft_fail(self, "not today") : 0;
+}
+static graft_next version(graft_req *req, void *state)
+{
+    (void)state;
+    if (graft_query(req, "crash").ptr)
+        abort();
+    return graft_text(req, 200, "%s\\n");
+}
+GRAFT_PLUGIN(.name = "stubborn", .version = "%s", .init = init,
+             .routes = (const graft_route[]){ { "GET", "/stubborn", version, 0 }, { 0 } }, )
+"""
+
+
+def crash(s, target):
+    pid = s.pid
+    with Conn(s) as conn:
+        conn.send(request_bytes("GET", target))
+        conn.ends(20)
+    return wait_for(lambda: s.pid != pid and s.status()["generation"] > 0, 30, "another process")
+
+
+@case("required false, a bad file and then a crash: the good version serves, out of the store")
+def _():
+    for how in ("broken", "init fails", "no plugin"):
+        s = Server(["hello", "counter"], {"plugins": {"hello": {"required": False}}})
+        good = s.active("hello")["sha256"]
+        kept(s, good)
+        flag = os.path.join(tempdir(), "flag")
+        open(flag, "w").close()
+        bad = compile_plugin((STUBBORN % (flag, "bad", "2")).replace('"stubborn"', '"hello"'))
+        if how != "init fails":
+            bad = os.path.join(tempdir(), "bad.so")
+            with open(bad, "wb") as f:
+                f.write(b"\x7fELF broken" if how == "broken" else b"nothing of the kind")
+        s.install(bad, "hello")
+        ok(not s.reload()["ok"], f"{how}: refused by a scan")
+        kill(s)()
+        is_(s.get("/hello").status, 200, f"{how}: after a crash it serves as before")
+        is_((s.active("hello")["sha256"], s.active("hello")["source"]), (good, "store"), "the good one, from the store")
+        ok(any(f["plugin"] == "hello" for f in s.reload()["failed"]), "a scan still tells what is wrong")
+        s.finish()
+        os.unlink(s.log_path)
+        s = Server([], dir=s.dir, config={"plugins": {"hello": {"required": False}}})
+        is_(s.get("/hello").status, 404, "a start of the whole goes on without it")
+        s.stop()
+
+
+@case("the last good version of what is quarantined cannot be loaded: the server runs without it")
+def _():
+    flag = os.path.join(tempdir(), "flag")
+    s = Server({"hello": "hello", "stubborn": compile_plugin(STUBBORN % (flag, "one", "1"))})
+    kept(s, s.active("stubborn")["sha256"])
+    s.install(compile_plugin(STUBBORN % (flag, "two", "2")), "stubborn")
+    ok(s.reload()["ok"], "build 2")
+    two = s.active("stubborn")["sha256"]
+    kept(s, two)
+    crash(s, "/stubborn?crash=1")
+    is_(s.get("/stubborn").text, "two\n", "once is no reason")
+    open(flag, "w").close()
+    crash(s, "/stubborn?crash=1")
+    is_([q["sha256"] for q in s.api("GET", "/v1/versions")["quarantined"]], [two], "twice is")
+    is_(s.get("/hello").status, 200, "all else serves")
+    answer = s.get("/stubborn")
+    is_((answer.status, answer.header("Retry-After")), (503, "30"), "its routes answer 503")
+    put(s, fresh("hello"), "hello")
+    ok(s.reload()["ok"], "a deployment of another plugin is not kept up by it")
+    os.unlink(flag)
+    ok(s.reload(retry=True)["ok"] and s.get("/stubborn").text == "two\n", "--retry tries the file again")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("the good version fails to load and has a predecessor: that serves")
+def _():
+    flag = os.path.join(tempdir(), "flag")
+    s = Server({"hello": "hello", "stubborn": compile_plugin(STUBBORN % (flag + "-of-none", "one", "1"))})
+    kept(s, s.active("stubborn")["sha256"])
+    s.install(compile_plugin(STUBBORN % (flag, "two", "2")), "stubborn")
+    ok(s.reload()["ok"], "build 2")
+    kept(s, s.active("stubborn")["sha256"])
+    open(flag, "w").close()
+    kill(s)()
+    is_(s.get("/stubborn").text, "one\n", "build 1 serves")
+    like(s.active("stubborn")["reason"], "from the store: stubborn.so: .*not today", "and why")
+    os.unlink(flag)
+    ok(s.reload(retry=True)["ok"] and s.get("/stubborn").text == "two\n", "--retry brings build 2 back")
+    is_(s.stop(), 0, "exit 0")
+
+
+@case("a canary follows a start that had to be done twice once")
+def _():
+    s = serve()
+    ok(put(s, "hello", "hello") and s.reload()["ok"], "another plugin")
+    kept(s, s.active("hello")["sha256"])
+    put(s, marked(2), "versioned")
+    ok(s.api("POST", "/v1/plugins/versioned/canary?weight=10")["ok"], "a canary")
+    with open(os.path.join(s.plugin_dir, "hello.so.new"), "wb") as f:
+        f.write(b"broken")
+    os.rename(os.path.join(s.plugin_dir, "hello.so.new"), os.path.join(s.plugin_dir, "hello.so"))
+    since = s.mark()
+    kill(s)()
+    wait_for(lambda: s.ps("versioned", "canary"), 20, "the canary")
+    time.sleep(0.3)
+    is_([e["ok"] for e in s.find_events("swap", since)], [False, True, True], "the swaps")
+    is_(s.get("/hello").status, 200, "what was good serves")
+    is_(s.stop(), 0, "exit 0")
 
 
 @case("a start that fails again and again is tried later and later, however short crash_window_ms is")

@@ -32,6 +32,9 @@ def _():
             "a file that failed its checks, asked for as a canary": "put alpha noexec 1\nhup\ncanary alpha 10\ncanary alpha 10",
             "a canary beside nothing": "put alpha ready 1\nrestart\ncanary alpha 5\nput alpha good 2\ncanary alpha 5\nreload",
             "a canary that was aborted, and a restart": "put alpha fail 2\ncanary alpha 1\nabort alpha\nrestart\nrollback alpha",
+            "bad files, then a death: what was good serves": "put alpha init 1\nreload\nput beta noexec 2\nreload\nkill\nreload\n"
+            "put gate ctor 3\nreload\nkill\nretry\nput alpha good 4\nput beta good 5\nput gate good 6\nreload\nrollback beta",
+            "a canary, a bad file and a death": "put beta leak 1\nreload\nput alpha good 2\ncanary alpha 10\nput gate hang 3\nkill\nusr2",
             "two crashes": "put beta good 1\nreload\ncrash beta\ncrash beta\nreload\nretry\nrollback beta",
             "a rollback beside a canary": "put gate good 1\nreload\nput gate good 2\ncanary gate 33\nrollback gate\nusr2",
             "two canaries and one of the middleware": "put alpha fail 1\ncanary alpha 25\nput beta good 2\ncanary beta 50\n"

@@ -6,8 +6,9 @@ on a server, whose wire, `graftctl`, log and /metrics must all say what the mode
 An operation is a tuple of words, `put alpha good 3`; a history is replayed from its lines.
 
 Three plugins: alpha and beta answer GET /alpha and /beta (`required` false: a start goes without them when
-they are bad), gate is middleware around everything. A build is its plugin, its kind and a number; it
-answers, and has as its version, KIND-NUMBER, so that an answer says who gave it."""
+they are bad, one after a crash with what was good), gate is middleware around everything. A build is its
+plugin, its kind and a number; it answers, and has as its version, KIND-NUMBER, so that an answer says who
+gave it."""
 
 import collections
 import hashlib
@@ -65,6 +66,7 @@ class Expect:
         self.failed = set(failed)     # plugins
         self.events = list(events)    # (event, plugin, build), and last ("swap", ok, failed)
         self.ended = list(ended)      # ("retired" or "stuck", plugin, build): when that is, is left open
+        self.at = 0                   # which of the swaps that are logged is the one that is answered
         self.follow = []              # events of the swaps that follow by themselves
         self.crash = []               # ("crash", plugin, build): told when the next process has been started
 
@@ -135,10 +137,10 @@ class Model:
                 [("stuck", n, b) for n, b in bad if b.kind == "hang"],
                 bool(bad) and KINDS[bad[0][1].kind] not in ("preflight", "probe"))
 
-    def nobody(self):
+    def nobody(self, known=()):
         """A configuration that is read tells of entries of plugins that no file declares."""
         return [("plugin_warning", None, None) for name in HANDLERS for p in [self.plugins[name]]
-                if not p.stable and (not p.file or KINDS[p.file.kind] in ("preflight", "probe"))]
+                if not p.stable and name not in known and (not p.file or KINDS[p.file.kind] in ("preflight", "probe"))]
 
     # -- operations --
 
@@ -265,11 +267,10 @@ class Model:
                                ("quarantine", name, replaced)],
                               changed=[(name, before[0])] + ([(name, "removed")] if canary else []), ended=ended)
 
-    def start(self):
-        """A process begins with what the folder holds; in the place of a quarantined file with the last good version.
-        What was a canary follows by itself: until then, too, the last good version serves. alpha and beta are not
-        required: it goes without them when there is none."""
-        self.fresh_process()
+    def find(self, again):
+        """What a start finds in the folder: (wanted, told, events, follow). In the place of a quarantined file it takes
+        the last good version, and of what is a canary, which follows by itself; when it is done again, of what failed,
+        too."""
         wanted, told, events, follow = [], [], [], []
         for name, p in self.plugins.items():
             canary, weight = p.trial or (None, 0)
@@ -284,20 +285,51 @@ class Model:
                 wanted += [(name, p.good[0])] if p.good else []
                 events += [] if p.good else [("plugin_failed", name, p.file)]
                 events.append(("plugin_warning", None, None))
+            elif again and p.file in p.failed:
+                told.append(name)
+                wanted += [(name, p.good[0])] if p.good else []
+                events += [("plugin_warning", None, None)] if p.good else []
             elif p.file:
                 wanted.append((name, p.file))
                 events += [("plugin_failed", name, p.file)] if KINDS[p.file.kind] in ("preflight", "probe") else []
+        return wanted, told, events + self.nobody([name for name, _ in wanted] if again else []), follow
+
+    def try_start(self, again=False, crashed=False):
+        """One try: what it logs, what has ended, and unless it is to be done again, what serves. alpha and beta are not
+        required: it goes without them; but after a crash only when there is no good version to serve instead."""
+        wanted, told, events, follow = self.find(again)
         checked, _, _ = self.load([w for w in wanted if KINDS[w[1].kind] in ("preflight", "probe")])
         tried, ended, _ = self.load([w for w in wanted if KINDS[w[1].kind] not in ("preflight", "probe")])
-        failed = told + [name for _, name, _ in checked + tried]
+        bad = [name for _, name, _ in checked + tried]
+        failed = told + bad
+        if crashed and not again and any(name == "gate" or self.plugins[name].good for name in bad):
+            self.swaps["failed"] += 1
+            for name, build in wanted:
+                if build.kind == "leak":  # its init ran
+                    self.stuck.append((name, build))
+                    ended.append(("stuck", name, build))
+            return events + tried + [("swap", False, sorted(failed)), ("plugin_warning", None, None)], ended, None
         loaded = []
         for name, build in wanted:
             if not KINDS[build.kind]:
-                p = self.plugins[name]
-                self.serve(name, build, "folder" if build == p.file else "store")
+                self.serve(name, build, "folder" if build == self.plugins[name].file else "store")
                 loaded.append(("plugin_loaded", name, build))
-        expect = self.published(events + self.nobody() + tried + loaded, failed, changed=[(n, b) for _, n, b in loaded],
-                                ended=ended)
+        return events + tried + loaded, ended, (loaded, failed, follow)
+
+    def start(self, crashed=False):
+        """A process begins with what the folder holds. One that follows a crash does it again, with good versions in
+        the place of files that failed."""
+        self.fresh_process()
+        events, ended, done = self.try_start(crashed=crashed)
+        first = []
+        if done is None:
+            first, before = events, ended
+            events, ended, done = self.try_start(again=True)
+            ended = before + ended
+        loaded, failed, follow = done
+        expect = self.published(events, failed, changed=[(n, b) for _, n, b in loaded], ended=ended)
+        expect.events = first + expect.events
+        expect.at = len([e for e in first if e[0] == "swap"])
         for name, build, weight in follow:
             p = self.plugins[name]
             p.canary, p.weight = build, weight
@@ -312,7 +344,7 @@ class Model:
     def kill(self):
         """The server process dies of something that is nobody's fault: another one takes its place."""
         self.deaths += 1
-        expect = self.start()
+        expect = self.start(crashed=True)
         expect.crash = [("crash", None, None)]
         expect.events.append(("restarted", None, None))
         return expect
@@ -326,7 +358,7 @@ class Model:
         if p.crashes[build] >= 2:
             self.quarantine(name, build)
             before.append(("quarantine", name, build))
-        expect = self.start()
+        expect = self.start(crashed=True)
         expect.crash = [("crash", name, build)]
         expect.events = before + expect.events + [("restarted", name, build)]
         return expect
@@ -349,7 +381,8 @@ class Model:
                 good = [b for b in good if b != culprit]
             if p.file in quarantined and not good and (what != "restart" or other == "gate"):
                 return False
-            if other == "gate" and (not p.file or p.file not in quarantined and KINDS[p.file.kind]):
+            if other == "gate" and (not p.file or p.file not in quarantined and KINDS[p.file.kind] and
+                                    (what == "restart" or not good)):
                 return False
         return True
 
@@ -813,7 +846,7 @@ class Replay:
             self.said(since, lambda e: e["event"] in ("retired", "stuck"))), sorted(expect.ended))
         swap = self.server.find_events("swap", since)
         if swap:
-            self.same_swap("the swap event", swap[0], expect)
+            self.same_swap("the swap event", swap[expect.at], expect)
             self.same("the swap event's generation", swap[-1]["generation"], self.model.generation)
 
     def nothing_more(self, expect, since):
