@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 
+from common import fnv
 from grafttest import Conn, HttpError, diag, request_bytes, secs
 
 MARK = re.compile(rb"VERSION-(\d{10})")
@@ -19,13 +20,6 @@ Past = collections.namedtuple("Past", "opened begun ended")  # a request that is
 
 class Wrong(Exception):
     """An answer that must not be, whoever crashed."""
-
-
-def fnv(data):
-    value = 0xcbf29ce484222325
-    for byte in data:
-        value = ((value ^ byte) * 0x100000001b3) & 0xffffffffffffffff
-    return value
 
 
 def plain(dice):

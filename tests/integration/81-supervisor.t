@@ -28,17 +28,6 @@ def crash(s, how="segv"):
     return s.wait_event("crash", 20, since=mark, pid=pid)
 
 
-def back(s, old):
-    """Until another process than `old` serves."""
-    def another():
-        try:
-            now = s.status()
-        except (OSError, HttpError):
-            return None
-        return now["pid"] if now["pid"] != old and now["generation"] > 0 else None
-    return wait_for(another, 20, "another server process")
-
-
 def stands_still(pid):
     for stat in glob.glob(f"/proc/{pid}/task/*/stat"):
         with open(stat) as f:

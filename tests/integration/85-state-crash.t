@@ -84,17 +84,6 @@ def kept(s):
     return sorted(found)
 
 
-def back(s, old):
-    """Until another process than `old` serves."""
-    def another():
-        try:
-            now = s.status()
-        except (OSError, HttpError):
-            return None
-        return now["pid"] if now["pid"] != old and now["generation"] > 0 else None
-    return wait_for(another, 30, "another server process")
-
-
 def kill(s):
     old = s.pid
     os.kill(old, signal.SIGKILL)

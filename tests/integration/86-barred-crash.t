@@ -15,14 +15,7 @@ marked = Marked()
 
 def kill(s):
     pid = s.pid
-
-    def again():
-        try:
-            now = s.status()
-        except (OSError, HttpError):
-            return False
-        return now["pid"] != pid and now["generation"] > 0
-    return lambda: (os.kill(pid, signal.SIGKILL), wait_for(again, 20, "another process"))
+    return lambda: (os.kill(pid, signal.SIGKILL), back(s, pid))
 
 
 def kept(s, sha256):
@@ -173,7 +166,7 @@ def crash(s, target):
     with Conn(s) as conn:
         conn.send(request_bytes("GET", target))
         conn.ends(20)
-    return wait_for(lambda: s.pid != pid and s.status()["generation"] > 0, 30, "another process")
+    return back(s, pid)
 
 
 @case("required false, a bad file and then a crash: the good version serves, out of the store")

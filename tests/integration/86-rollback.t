@@ -57,7 +57,6 @@ def stored(s):
 
 
 
-
 @case("the previous good version serves again, within 100 ms, as a swap")
 def _():
     s = serve(1)
@@ -309,11 +308,7 @@ def _():
     put(s, 2)
     s.reload()
     wait_for(lambda: len(stored(s)) == 2, 10, "both are kept")
-    path = os.path.join(s.dir, "state", "files", one)
-    os.chmod(path, 0o600)
-    with open(path, "r+b") as f:
-        f.seek(-1, 2)
-        f.write(b"?")
+    path = damage(s, one)
     answer = rollback(s)
     is_((answer["_status"], answer["error"], mark(s)), (409, "failed", 2), "its file was changed: refused")
     like(answer["reason"], r"its file in the store has been changed: SHA-256 is [0-9a-f]{12}, expected", "says so")

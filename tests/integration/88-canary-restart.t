@@ -37,14 +37,7 @@ def killed(s):
     """Another server process, after a crash."""
     pid = s.pid
     os.kill(pid, signal.SIGKILL)
-
-    def another():
-        try:
-            now = s.status()
-        except (OSError, HttpError):
-            return False
-        return now["pid"] != pid and now["generation"] > 0
-    wait_for(another, 20, "another server process")
+    back(s, pid)
     return s
 
 
@@ -149,11 +142,7 @@ def _():
     written(s, one, '"good"')
     s.finish()
     two = put(s, 2)
-    path = os.path.join(s.dir, "state", "files", one)
-    os.chmod(path, 0o600)
-    with open(path, "r+b") as f:
-        f.seek(-1, 2)
-        f.write(b"?")
+    damage(s, one)
     s = again(s)
     is_(states(s), [("active", two, 100)], "the file serves")
     like(s.wait_event("plugin_warning")["msg"], "cannot be used: its file in the store has been changed", "and why")

@@ -7,6 +7,8 @@ import socket
 import struct
 import time
 
+from common import fnv
+
 HEAD_S, BODY_S, WRITE_S = 2.0, 4.0, 3.0  # the server's timeouts; see soak.py
 GRACE_S = 6.0                            # for a machine that is busy
 
@@ -60,13 +62,6 @@ def answer_of(sock, seconds, data=b""):
         if not part:
             raise Unexpected(f"closed within the answer: {data[:80]!r}")
         data += part
-
-
-def fnv(data):
-    value = 0xcbf29ce484222325
-    for byte in data:
-        value = ((value ^ byte) * 0x100000001b3) & 0xffffffffffffffff
-    return value
 
 
 def dechunk(data):

@@ -37,7 +37,7 @@ import traceback
 __all__ = ["ok", "is_", "isnt", "like", "within", "diag", "skip", "skip_all", "case", "main", "secs",
            "wait_for", "Failed", "Server", "Conn", "Response", "HttpError", "Prober", "plugin_path",
            "compile_plugin", "make_unique", "request_bytes", "graftd", "SANITIZER", "SCALE", "ENV",
-           "chunked", "alive", "children", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6"]
+           "chunked", "alive", "back", "children", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6"]
 
 ENV = os.environ
 GRAFTD, GRAFTCTL = ENV["GRAFTD"], ENV["GRAFTCTL"]
@@ -542,6 +542,17 @@ def children(pid):
             return [int(word) for word in f.read().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def back(server, old, seconds=30):
+    """Waits until another server process than `old` serves; its pid."""
+    def another():
+        try:
+            now = server.status()
+        except (OSError, HttpError):
+            return None
+        return now["pid"] if now["pid"] != old and now["generation"] > 0 else None
+    return wait_for(another, seconds, "another server process")
 
 
 def alive(pid):

@@ -12,7 +12,7 @@ from grafttest import *  # noqa: F403
 from grafttest import Failed
 import grafttest
 
-__all__ = ["Server", "Failed", "fresh", "put", "sha256_of", "footprint", "is_footprint", "settle", "is_settled", "In",
+__all__ = ["Server", "Failed", "fresh", "put", "sha256_of", "damage", "footprint", "is_footprint", "settle", "is_settled", "In",
            "reason_of", "file_of", "IDENTITY", "has_identity", "later", "Marked", "mark_of"]
 
 IDENTITY = ("plugin", "version", "id", "sha256", "config_sha256")
@@ -52,6 +52,16 @@ def file_of(server, name):
 def sha256_of(path):
     with open(path, "rb") as f:
         return hashlib.sha256(f.read()).hexdigest()
+
+
+def damage(server, sha256):
+    """Changes the last byte of this file in the store of good versions; its path."""
+    path = os.path.join(server.dir, "state", "files", sha256)
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"?")
+    return path
 
 
 def reason_of(answer, plugin=None):
