@@ -363,48 +363,66 @@ bool keep_is_quarantined(struct keep *k, const struct identity *identity,
     return q != NULL;
 }
 
-bool keep_find_nth(struct keep *k, const char *plugin, size_t n, struct kept *out)
-{
-    if (k == NULL)
-        return false;
-    pthread_mutex_lock(&k->lock);
-    const struct keep_plugin *p = keep_model_plugin(&k->model, plugin);
-    bool found = p != NULL && n < p->ngood && kept_copy(out, &p->good[n]);
-    pthread_mutex_unlock(&k->lock);
-    return found;
-}
-
-bool keep_find(struct keep *k, const char *plugin, const struct identity *but, struct kept *out)
+bool keep_pick(struct keep *k, bool (*is)(const struct kept *kept, const void *arg),
+               const void *arg, size_t skip, struct kept *out)
 {
     bool found = false;
-    if (k == NULL)
-        return false;
-    pthread_mutex_lock(&k->lock);
-    const struct keep_plugin *p = keep_model_plugin(&k->model, plugin);
-    for (size_t i = 0; p != NULL && i < p->ngood && !found; i++)
-        if (but == NULL || !identity_same(&p->good[i].identity, but))
-            found = kept_copy(out, &p->good[i]);
-    pthread_mutex_unlock(&k->lock);
-    return found;
-}
-
-bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha256, struct kept *out)
-{
-    bool found = false;
+    size_t n = 0;
     if (k == NULL)
         return false;
     pthread_mutex_lock(&k->lock);
     list_each (it, &k->model.plugins) {
         const struct keep_plugin *p = list_entry(it, struct keep_plugin, node);
-        for (size_t i = 0; i < p->ngood && !found; i++) {
-            const struct identity *identity = &p->good[i].identity;
-            if (strcmp(identity->sha256, sha256) == 0 &&
-                (config_sha256 == NULL || strcmp(identity->config_sha256, config_sha256) == 0))
+        for (size_t i = 0; i < p->ngood && !found; i++)
+            if (is(&p->good[i], arg) && n++ == skip)
                 found = kept_copy(out, &p->good[i]);
-        }
     }
     pthread_mutex_unlock(&k->lock);
     return found;
+}
+
+static bool is_of(const struct kept *kept, const void *plugin)
+{
+    return strcmp(kept->identity.plugin, plugin) == 0;
+}
+
+bool keep_find_nth(struct keep *k, const char *plugin, size_t n, struct kept *out)
+{
+    return keep_pick(k, is_of, plugin, n, out);
+}
+
+struct wanted {
+    const char *plugin;
+    const struct identity *but;
+};
+
+static bool is_but(const struct kept *kept, const void *arg)
+{
+    const struct wanted *w = arg;
+    return strcmp(kept->identity.plugin, w->plugin) == 0 &&
+           (w->but == NULL || !identity_same(&kept->identity, w->but));
+}
+
+bool keep_find(struct keep *k, const char *plugin, const struct identity *but, struct kept *out)
+{
+    return keep_pick(k, is_but, &(struct wanted){ plugin, but }, 0, out);
+}
+
+struct wanted_file {
+    const char *sha256, *config_sha256;
+};
+
+static bool is_file(const struct kept *kept, const void *arg)
+{
+    const struct wanted_file *w = arg;
+    return strcmp(kept->identity.sha256, w->sha256) == 0 &&
+           (w->config_sha256 == NULL ||
+            strcmp(kept->identity.config_sha256, w->config_sha256) == 0);
+}
+
+bool keep_find_file(struct keep *k, const char *sha256, const char *config_sha256, struct kept *out)
+{
+    return keep_pick(k, is_file, &(struct wanted_file){ sha256, config_sha256 }, 0, out);
 }
 
 bool keep_find_named(struct keep *k, const char *file, struct kept *out)

@@ -115,6 +115,11 @@ struct keep {
 /* keep.c. Moves away an index that could not be read, and says so. */
 int keep_set_aside(struct keep *k, struct err *err);
 
+/* keep.c. A copy of what `is`, the first `skip` left out: of each plugin from the newest on. False:
+   there is none, or no memory. The caller's to fini. */
+bool keep_pick(struct keep *k, bool (*is)(const struct kept *kept, const void *arg),
+               const void *arg, size_t skip, struct kept *out);
+
 /* keep_write.c. By the model, or, when that has changed, perhaps by the index: then the next sweep
    decides. `arg`: the store. */
 bool keep_is_wanted(const char *name, void *arg);

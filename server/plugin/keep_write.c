@@ -31,31 +31,16 @@ bool keep_is_wanted(const char *name, void *arg)
 
 /* ---- Writing: the loader --------------------------------------------------------------------- */
 
-static bool not_stored(const struct kept *kept)
+static bool not_stored(const struct kept *kept, const void *arg)
 {
+    (void)arg;
     return !kept->stored && kept->from != NULL;
 }
 
-static bool not_synced(const struct kept *kept)
+static bool not_synced(const struct kept *kept, const void *arg)
 {
+    (void)arg;
     return kept->stored && !kept->synced;
-}
-
-/* One of those, the first `skip` left out. False: there is none. */
-static bool next_that(struct keep *k, bool (*is)(const struct kept *), size_t skip,
-                      struct kept *out)
-{
-    bool found = false;
-    size_t n = 0;
-    pthread_mutex_lock(&k->lock);
-    list_each (it, &k->model.plugins) {
-        const struct keep_plugin *p = list_entry(it, struct keep_plugin, node);
-        for (size_t i = 0; i < p->ngood && !found; i++)
-            if (is(&p->good[i]) && n++ == skip)
-                found = kept_copy(out, &p->good[i]);
-    }
-    pthread_mutex_unlock(&k->lock);
-    return found;
 }
 
 static void mark(struct keep *k, const char *sha256, bool synced)
@@ -104,7 +89,7 @@ static int copy_files(struct keep *k, struct err *err)
 {
     struct kept kept;
     size_t skip = 0;
-    while (next_that(k, not_stored, skip, &kept)) {
+    while (keep_pick(k, not_stored, NULL, skip, &kept)) {
         struct err why;
         int rc = copy_file(k, &kept, &why);
         if (rc > 0)
@@ -121,7 +106,7 @@ static int copy_files(struct keep *k, struct err *err)
 static int sync_files(struct keep *k, struct err *err)
 {
     struct kept kept;
-    while (next_that(k, not_synced, 0, &kept)) {
+    while (keep_pick(k, not_synced, NULL, 0, &kept)) {
         int rc = keep_folder_sync(&k->folder, kept.identity.sha256, err);
         if (rc == 0)
             mark(k, kept.identity.sha256, true);
@@ -303,7 +288,7 @@ static void copy_now(struct keep *k)
 {
     struct kept kept;
     event_del(k->copy_later);
-    if (!next_that(k, not_stored, 0, &kept))
+    if (!keep_pick(k, not_stored, NULL, 0, &kept))
         return;
     kept_fini(&kept);
     k->copy_again = k->copying;
