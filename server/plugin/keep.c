@@ -59,16 +59,16 @@ static int read_index(struct keep *k, struct err *err)
     snprintf(name, sizeof name, "%s/index.json", k->folder.path);
     errno = 0;
     int rc = keep_folder_read(&k->folder, &text, err);
-    if (rc < 0 && err_is_lack(errno)) {
-        note_lack(k, err);
-        buf_fini(&text);
-        return -1;
-    }
     if (rc == 0)
         rc = keep_index_read(name, buf_str(&text).ptr, text.len, &k->model, &newer, err);
+    int why = errno;
     buf_fini(&text);
     if (rc >= 0)
         return 0;
+    if (err_is_lack(why)) {
+        note_lack(k, err);
+        return -1;
+    }
     if (newer)
         return -1;
     k->unread = true;
@@ -133,11 +133,13 @@ static void open_inside(struct keep *k, struct stage *stage)
     if (keep_folder_inside(&k->folder, stage, k->behind, &err) != 0) {
         if (err_is_lack(errno) && errno != ENOSPC && errno != EDQUOT)
             note_lack(k, &err);
-        log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
+        else
+            log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
         return;
     }
     if (read_index(k, &err) != 0) {
-        log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
+        if (!k->lacking)
+            log_msg(LOG_WARN, "state", "good versions cannot be kept: %s", err.text);
         close_folder(k);
         return;
     }

@@ -889,6 +889,58 @@ TEST(a_full_disk_is_told_and_mends_itself)
     close_all(k);
 }
 
+/* Bytes of address space that are in use. */
+static rlim_t in_use(void)
+{
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    must(f != NULL && fscanf(f, "%lu", &pages) == 1);
+    fclose(f);
+    return (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Named after what broke: an index that was well, and for which there was no memory, was moved away
+   as a bad one, and with it all that was quarantined. */
+TEST(an_index_for_which_there_is_no_memory_is_not_set_aside)
+{
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    char text[400], plugin[32];
+    struct rlimit limit;
+    struct err err;
+    unsigned lacking = 0;
+    struct keep *k = open_keep();
+    struct file a = make_file("shop", 1, "{}");
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    for (unsigned i = 0; i < QUARANTINE_MAX; i++) {
+        struct identity id = a.kept.identity;
+        snprintf(plugin, sizeof plugin, "p%u", i);
+        memcpy(id.plugin, plugin, sizeof plugin);
+        keep_quarantine(k, &id, text, NULL);
+    }
+    ok(flush(k));
+    keep_close(k);
+    must(getrlimit(RLIMIT_AS, &limit) == 0);
+    for (rlim_t more = 0; more < 64; more++) {
+        limit.rlim_cur = in_use() + more * 64 * 1024;
+        must(setrlimit(RLIMIT_AS, &limit) == 0);
+        k = keep_open(state, stage, -1);
+        limit.rlim_cur = limit.rlim_max;
+        must(setrlimit(RLIMIT_AS, &limit) == 0);
+        must(k != NULL);
+        bool lacks = keep_lacks(k, &err);
+        lacking += lacks;
+        ok(lacks || keep_quarantined(k) == QUARANTINE_MAX);
+        keep_close(k);
+        must(access(in_state("index.json.bad"), F_OK) != 0);
+    }
+    ok(lacking > 0);
+    k = open_keep();
+    is(keep_quarantined(k), QUARANTINE_MAX);
+    close_all(k);
+#endif
+}
+
 TEST(a_store_that_is_not_there)
 {
     struct kept kept;
