@@ -286,6 +286,45 @@ def _():
     is_((mark(s), s.active("versioned")["source"]), (1, "store"), "the last good version serves")
 
 
+@case("its file is gone already: what serves is rolled back all the same, and the next scan removes it")
+def _():
+    s = Server({"hello": "hello"}, start=False)
+    put(s, 1)
+    s.start()
+    put(s, 2)
+    s.reload()
+    s.uninstall("versioned")
+    is_((rollback(s)["ok"], mark(s)), (True, 1), "build 1 serves")
+    answer = s.reload()
+    is_([(e["plugin"], e["error"]) for e in answer["changed"]], [("versioned", "removed")], "the folder says what there is")
+    put(s, 2)
+    ok(s.reload()["ok"], "the file is back, and quarantined")
+    is_((mark(s), s.active("versioned")["source"]), (1, "store"), "the good version serves")
+
+
+@case("the configuration goes with the version: its entry changes and goes, while it runs and while it does not")
+def _():
+    s = Server([], {"plugins": {"versioned": {"config": {"x": 1}}}}, start=False)
+    put(s, 1)
+    s.start()
+    one = s.active("versioned")["config_sha256"]
+    put(s, 2)
+    s.reload()
+    s.config["plugins"] = {}
+    ok(s.reload(config=True)["ok"], "its entry goes")
+    is_((mark(s), s.active("versioned")["config_sha256"]), (2, EMPTY), "the same file runs without")
+    is_((rollback(s)["ok"], mark(s)), (True, 2), "rollback: the same file")
+    is_((s.active("versioned")["config_sha256"], s.active("versioned")["source"]), (one, "store"), "as it was configured")
+    ok(s.reload(config=True)["ok"], "HUP leaves it")
+    is_(s.active("versioned")["config_sha256"], one, "alone")
+    s = again(s, config={"plugins": {}})
+    is_((mark(s), s.active("versioned")["config_sha256"]), (2, one), "a restart does, too")
+    s = again(s, config={"plugins": {"versioned": {"config": {"x": 2}}}})
+    is_((mark(s), s.active("versioned")["source"]), (2, "folder"), "another configuration while it does not run: the file is loaded")
+    isnt(s.active("versioned")["config_sha256"], one, "with that")
+    is_((rollback(s)["ok"], s.active("versioned")["config_sha256"]), (True, one), "and rolled back to what was good before")
+
+
 @case("disabled and enabled again: the last good version, not the quarantined file")
 def _():
     s = Server({"hello": "hello"}, start=False)
