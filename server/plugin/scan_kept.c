@@ -14,13 +14,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A canary of it was asked for after it had been quarantined: it was one when the process before
+   ended, and is again, as long as something good serves beside it (hold_back). */
+static bool is_tried(struct scan *s, const struct identity *identity)
+{
+    struct trial trial;
+    return s->first && keep_is_on_trial(s->keep, identity, &trial);
+}
+
 bool scan_is_quarantined(struct scan *s, struct found *f, const struct config_plugin *cfg)
 {
     struct identity identity;
     char reason[QUARANTINE_REASON_MAX];
     identity_set(&identity, f->plugin, f->sha256, cfg->config_sha256);
     bool meant = s->retry_only == NULL || strcmp(s->retry_only, f->plugin) == 0;
-    if ((s->retry && meant) || !keep_is_quarantined(s->keep, &identity, reason))
+    if ((s->retry && meant) || is_tried(s, &identity) ||
+        !keep_is_quarantined(s->keep, &identity, reason))
         return false;
     f->kind = FOUND_QUARANTINED;
     free(f->quarantined);
@@ -213,9 +222,18 @@ static int serve_beside(struct scan *s, struct found *f, const struct identity *
 static int hold_back(struct scan *s, struct found *f, struct err *err)
 {
     struct identity identity;
+    char reason[QUARANTINE_REASON_MAX];
+    int rc = NOT_USED;
     identity_set(&identity, f->plugin, f->sha256,
                  config_plugin(s->config, f->plugin)->config_sha256);
-    return is_unjudged(s, f, &identity) && serve_beside(s, f, &identity, err) < 0 ? -1 : 0;
+    if (is_unjudged(s, f, &identity))
+        rc = serve_beside(s, f, &identity, err);
+    if (rc > 0 && keep_is_quarantined(s->keep, &identity, reason)) {
+        unstage(s, f);
+        f->kind = FOUND_QUARANTINED;
+        f->quarantined = strdup(reason);
+    }
+    return rc < 0 ? -1 : 0;
 }
 
 /* The good version serves, until there is another file. Its plugin may not be known: what it would
