@@ -262,12 +262,15 @@ static int load(struct version *v, struct job *job)
 
 /* The threads that have appeared since `before` must be gone before it is unmapped, also when init
    or ready failed. Without memory for the lists none is held against it. */
-static void note_threads(struct version *v, struct tasks *before)
+static void note_threads(struct version *v, struct tasks *before, bool late)
 {
     struct tasks after;
+    v->loaded_late = late;
     if (v->dl != NULL && before->n > 0 && tasks_list(&after) == 0) {
         tasks_subtract(&after, before);
         v->tasks = after;
+        if (!late)
+            tasks_claim(&after);
     }
     tasks_fini(before);
 }
@@ -286,7 +289,7 @@ static void load_work(struct job *job)
         else if (!v->takes_over && call_ready(v, job) != 0)
             fail(job, "ready");
     }
-    note_threads(v, &before);
+    note_threads(v, &before, job_is_late(job));
 }
 
 static void export_work(struct job *job)
@@ -379,6 +382,8 @@ static bool call_fini(struct version *v, struct job *job)
 static int threads_gone(struct version *v, struct job *job)
 {
     char name[16];
+    if (v->loaded_late)
+        tasks_drop_claimed(&v->tasks);
     if (v->tasks.n == 0)
         return 0;
     tasks_keep_living(&v->tasks, THREADS_LINGER_MS);

@@ -82,6 +82,15 @@ static void finish(struct loader *l, struct job *job)
     inbox_send(l->control, &job->answer); /* the job is control's from here on */
 }
 
+bool job_is_late(struct job *job)
+{
+    struct loader *l = job->loader;
+    pthread_mutex_lock(&l->lock);
+    bool late = job->given_up;
+    pthread_mutex_unlock(&l->lock);
+    return late;
+}
+
 static void *loader_main(void *arg)
 {
     struct loader *l = arg;

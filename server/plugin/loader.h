@@ -57,6 +57,8 @@ struct job *loader_blocked(struct loader *l);
 void job_step(struct job *job, const char *step);
 /* [loader] It has returned. False: too late, the work must end here. */
 bool job_step_end(struct job *job);
+/* [loader] One of its steps took too long: others are done meanwhile. */
+bool job_is_late(struct job *job);
 
 /* Ends the timer; threads stay. [control] */
 void loader_close(struct loader **lp);

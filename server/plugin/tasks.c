@@ -154,6 +154,37 @@ void tasks_keep_living(struct tasks *t, unsigned ms)
     }
 }
 
+static pthread_mutex_t claimed_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct task claimed[256]; /* protected by claimed_lock; of more, the oldest are forgotten */
+static size_t nclaimed;
+
+void tasks_claim(const struct tasks *t)
+{
+    pthread_mutex_lock(&claimed_lock);
+    for (size_t i = 0; i < t->n; i++)
+        claimed[nclaimed++ % ARRAY_LEN(claimed)] = t->list[i];
+    pthread_mutex_unlock(&claimed_lock);
+}
+
+static bool is_claimed(const struct task *task)
+{
+    for (size_t i = 0; i < ARRAY_LEN(claimed); i++)
+        if (claimed[i].tid == task->tid && claimed[i].started == task->started)
+            return true;
+    return false;
+}
+
+void tasks_drop_claimed(struct tasks *t)
+{
+    size_t kept = 0;
+    pthread_mutex_lock(&claimed_lock);
+    for (size_t i = 0; i < t->n; i++)
+        if (!is_claimed(&t->list[i]))
+            t->list[kept++] = t->list[i];
+    pthread_mutex_unlock(&claimed_lock);
+    t->n = kept;
+}
+
 void tasks_name(const struct task *t, char out[16])
 {
     ssize_t n = read_small(t->tid, "comm", out, 16);

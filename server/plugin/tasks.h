@@ -31,6 +31,11 @@ void tasks_subtract(struct tasks *after, const struct tasks *before);
    for a moment. */
 void tasks_keep_living(struct tasks *t, unsigned ms);
 
+/* While one load hangs others are done, and what threads appear may be theirs. Those that a load in
+   time has left are its own (claim); who came late asks afterwards which are nobody's. */
+void tasks_claim(const struct tasks *t);
+void tasks_drop_claimed(struct tasks *t);
+
 /* The thread's name, "?" when it has gone. */
 void tasks_name(const struct task *t, char out[16]);
 

@@ -164,6 +164,7 @@ struct version {
     uint32_t handed_schema;
     bool takes_over;    /* ready comes after import_state */
     struct tasks tasks; /* threads that appeared while it was loaded, and were there afterwards */
+    bool loaded_late;   /* it hung, and others were loaded meanwhile */
 
     /* Control. */
     uint64_t loaded_us, cooling_us;

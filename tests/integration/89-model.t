@@ -36,6 +36,7 @@ def _():
             "put gate ctor 3\nreload\nkill\nretry\nput alpha good 4\nput beta good 5\nput gate good 6\nreload\nrollback beta",
             "a canary, a bad file and a death": "put beta leak 1\nreload\nput alpha good 2\ncanary alpha 10\nput gate hang 3\nkill\nusr2",
             "a quarantined canary, and a death": "put alpha good 2\nreload\nrollback alpha\ncanary alpha 50\nkill\nrestart\nabort alpha\nkill",
+            "one hangs while another that leaves a thread is loaded": "put alpha hang 1\nput beta leak 2\nreload",
             "two crashes": "put beta good 1\nreload\ncrash beta\ncrash beta\nreload\nretry\nrollback beta",
             "a rollback beside a canary": "put gate good 1\nreload\nput gate good 2\ncanary gate 33\nrollback gate\nusr2",
             "two canaries and one of the middleware": "put alpha fail 1\ncanary alpha 25\nput beta good 2\ncanary beta 50\n"
