@@ -81,6 +81,8 @@ int log_reopen(struct err *err); /* USR1 */
 /* The log file, if it is a plain one, belongs to this user from now on, who will reopen it. A
    device or pipe stays whose it is. 0 or -1 (errno). */
 int log_give(uid_t uid, gid_t gid);
+/* The same with root's rights kept, if it is `from`'s; 1: it is not. */
+int log_pass(uid_t from, uid_t uid, gid_t gid);
 /* Writes what can be written without blocking. Returns the descriptor to wait for writability of
    (a pipe that is full), or -1 when all is out. Lost lines are told of by a `dropped` event, at
    most once a second: to be called once more a second later when log_dropped() grew. */

@@ -9,6 +9,7 @@
 #include "base/log_private.h"
 
 #include "base/clock.h"
+#include "base/root.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -426,6 +427,13 @@ int log_give(uid_t uid, gid_t gid)
     if (fstat(out.to.fd, &st) != 0)
         return -1;
     return S_ISREG(st.st_mode) ? fchown(out.to.fd, uid, gid) : 0;
+}
+
+int log_pass(uid_t from, uid_t uid, gid_t gid)
+{
+    if (!atomic_load(&started) || out.file[0] == '\0')
+        return 0;
+    return root_give(out.to.fd, from, uid, gid);
 }
 
 void log_stop(void)

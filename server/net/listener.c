@@ -1,6 +1,8 @@
 /* See listener.h. */
 #include "net/listener.h"
 
+#include "base/root.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -63,7 +65,7 @@ static int tcp_bind(const struct sockaddr *sa, socklen_t len, bool dual, bool re
     int fd = tcp_socket(sa, dual, reuseport);
     if (fd < 0)
         return -1;
-    if (bind(fd, sa, len) == 0 && (!listening || listen(fd, BACKLOG) == 0))
+    if (root_bind(fd, sa, len) == 0 && (!listening || listen(fd, BACKLOG) == 0))
         return fd;
     int saved = errno;
     close(fd);
@@ -428,8 +430,8 @@ void listeners_drop(struct listeners *ls, struct listeners *old)
 void listeners_give(const struct listeners *ls, uid_t uid, gid_t gid)
 {
     for (unsigned i = 0; i < ls->n; i++)
-        if (ls->all[i].kind == LISTENER_TCP && !ls->all[i].handed_over)
-            (void)!fchown(ls->all[i].fd, uid, gid); /* a group admits sockets of one user only */
+        if (ls->all[i].fd >= 0 && ls->all[i].kind == LISTENER_TCP && !ls->all[i].handed_over)
+            root_give_socket(ls->all[i].fd, uid, gid); /* a group admits sockets of one user only */
 }
 
 void listeners_log(const struct listeners *ls)

@@ -50,7 +50,7 @@ int listeners_listen(const struct listeners *ls, struct err *err);
 void listeners_part(struct listeners *old);
 /* Takes that back, and frees the next set: it never served. */
 void listeners_drop(struct listeners *next, struct listeners *old);
-/* Before a root process becomes another user, who is to bind more of them. */
+/* Before a process with root's rights becomes another user, who is to bind more of them. */
 void listeners_give(const struct listeners *ls, uid_t uid, gid_t gid);
 
 /* Logs one `listening` event for each distinct address. */

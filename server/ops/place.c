@@ -6,6 +6,7 @@
 #include "ops/place.h"
 
 #include "base/buf.h"
+#include "base/root.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -226,6 +227,36 @@ int place_give(const struct place_socket *s, uid_t uid, gid_t gid, struct err *e
         return err_set(err, "%s: cannot be given to user %u: %s", copy, (unsigned)uid,
                        strerror(errno));
     return 0;
+}
+
+/* By what is open, not by a path that may lead elsewhere by now. */
+static int pass(const char *path, const struct place_socket *s, uid_t from, uid_t uid, gid_t gid,
+                struct err *err)
+{
+    struct stat st;
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, "%s: %s", path, strerror(errno));
+    bool same = fstat(fd, &st) == 0 &&
+                (s == NULL ? S_ISDIR(st.st_mode) : st.st_dev == s->dev && st.st_ino == s->ino);
+    int rc = same ? root_give(fd, from, uid, gid) : 1, why = errno;
+    close(fd);
+    return rc == 0 ? 0
+                   : err_set(err, "%s: cannot be given to user %u: %s", path, (unsigned)uid,
+                             rc < 0 ? strerror(why) : "it is not what was made there");
+}
+
+int place_pass(const struct place_socket *s, uid_t from, uid_t uid, gid_t gid, struct err *err)
+{
+    char copy[sizeof s->path];
+    if (s->fd < 0)
+        return 0;
+    memcpy(copy, s->path, sizeof copy);
+    if (s->shared)
+        gid = (gid_t)-1; /* it is the group that may connect */
+    if (pass(s->path, s, from, uid, gid, err) != 0)
+        return -1;
+    return s->made_folder ? pass(dirname(copy), NULL, from, uid, gid, err) : 0;
 }
 
 void place_close(struct place_socket *s)

@@ -51,6 +51,10 @@ void place_unshare_folder(const char *folder);
 /* Gives socket and folder to another user, before a root process becomes it. */
 int place_give(const struct place_socket *socket, uid_t uid, gid_t gid, struct err *err);
 
+/* From that user, whom we worked as, to another one; by a process with root's rights kept. */
+int place_pass(const struct place_socket *socket, uid_t from, uid_t uid, gid_t gid,
+               struct err *err);
+
 /* Unlinks the file if it is still the one that was bound, and closes. */
 void place_close(struct place_socket *socket);
 

@@ -44,6 +44,11 @@ bool kept_copy(struct kept *to, const struct kept *from); /* false: no memory, n
 /* As stage_prepare: before a root process becomes `uid`. */
 int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err);
 
+/* The state folder becomes another user's, if `lock` (of keep_lock) is its lock: else it is not in
+   use. Refused when it holds anything but the store. */
+int keep_give(const char *configured, int lock, struct root_gift *gift, const struct root_ids *to,
+              struct err *err);
+
 /* The state folder's lock, for every server process that there will be; -1: it is not to be had,
    keep_open will say why. Any thread; may block. */
 int keep_lock(const char *configured);

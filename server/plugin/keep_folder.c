@@ -360,6 +360,27 @@ int keep_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err)
     return rc;
 }
 
+int keep_give(const char *configured, int lock, struct root_gift *gift, const struct root_ids *to,
+              struct err *err)
+{
+    char path[PATH_MAX];
+    const char *at;
+    bool make;
+    int len = candidate(configured, &at, &make);
+    snprintf(path, sizeof path, "%.*s", len, at);
+    int fd = open(path, FOLDER);
+    if (fd < 0)
+        return 0; /* keep_open will say what is wrong with it */
+    int rc = 0;
+    if (is_lock_of(fd, lock)) /* else it is no store of ours */
+        rc = holds_only_ours(fd)
+                 ? root_give_folder(gift, fd, ROOT_ALL, to, err)
+                 : err_set(err, "it cannot become another user's: it holds something else: "
+                                "restart with a state_dir of its own");
+    close(fd);
+    return rc == 0 ? 0 : err_prefix(err, "%s", path);
+}
+
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 static int read_all(int fd, struct buf *out, const char *path, struct err *err)

@@ -330,3 +330,24 @@ int stage_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err)
     free(path);
     return rc;
 }
+
+int stage_give(struct stage *s, struct root_gift *gift, const struct root_ids *to, struct err *err)
+{
+    CHECK(s, STAGE_MAGIC);
+    remove_stale(s->root_fd, s->name);
+    DIR *dir = fd_list(s->root_fd);
+    bool alone = dir != NULL;
+    for (struct dirent *e; alone && (e = readdir(dir)) != NULL;)
+        alone = is_dots(e->d_name) || strcmp(e->d_name, s->name) == 0;
+    if (dir != NULL)
+        closedir(dir);
+    if (!alone)
+        return err_set(err,
+                       "%s: the folder above it cannot become another user's: it holds something "
+                       "else, another graftd's perhaps: restart with a stage_dir of its own",
+                       s->path);
+    if (root_give_folder(gift, s->dir_fd, ROOT_CLEARED, to, err) != 0 ||
+        root_give_folder(gift, s->root_fd, ROOT_ALONE, to, err) != 0)
+        return err_prefix(err, "%s", s->path);
+    return 0;
+}

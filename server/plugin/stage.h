@@ -14,6 +14,7 @@
 
 #include "base/base.h"
 #include "base/err.h"
+#include "base/root.h"
 
 #include <limits.h>
 #include <sys/types.h>
@@ -72,6 +73,11 @@ int stage_renew(struct stage *stage, struct err *err);
  * is missing or empty. 0 also when there was nothing to do; whether it fits, stage_open says.
  */
 int stage_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err);
+
+/* Gives our folder and the root that it lies in to another user, by whom the next process works.
+   Refused when there is anything else in that root. */
+int stage_give(struct stage *stage, struct root_gift *gift, const struct root_ids *to,
+               struct err *err);
 
 enum stage_result {
     STAGE_OK = 0,

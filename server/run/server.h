@@ -28,6 +28,12 @@
 
 struct boss;
 
+struct user {
+    char name[64]; /* "" = who we were started as */
+    uid_t uid;
+    gid_t gid;
+};
+
 struct server {
     unsigned magic;
     const struct options *options;
@@ -35,6 +41,7 @@ struct server {
     struct config *config; /* until swap_open takes it */
 
     /* Opened before the threads start, and before another user is become. */
+    struct user user;
     unsigned nworkers;
     struct listeners *listeners;
     struct place_socket control;
@@ -94,12 +101,9 @@ void leave_undone(struct server *s);
 _Noreturn void leave_now(struct server *s, int status, bool check_leaks);
 
 /* user.c: who `user` is. */
-struct user {
-    char name[64]; /* "" = stay who we are */
-    uid_t uid;
-    gid_t gid;
-};
 int user_find(struct user *out, const char *name, struct err *err);
 int user_become(const struct user *u, struct err *err); /* setgroups, setgid, setuid */
+/* The same, with root's rights kept where they can be (base/root.h): the supervisor. */
+int user_work_as(const struct user *u, struct err *err);
 
 #endif

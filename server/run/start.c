@@ -166,20 +166,19 @@ static int change_user(struct server *s, const struct config *cfg, const struct 
         return -1;
     listeners_give(s->listeners, u->uid, u->gid);
     give_log_file(cfg, u);
-    return user_become(u, err);
+    return cfg->supervise ? user_work_as(u, err) : user_become(u, err);
 }
 
 int server_open_held(struct server *s, struct err *err)
 {
     const struct config *cfg = s->config;
-    struct user user;
-    if (user_find(&user, cfg->user, err) != 0)
+    if (user_find(&s->user, cfg->user, err) != 0)
         return -1;
     warn_of_descriptors(cfg, raise_descriptors());
     s->nworkers = cfg->workers > 0 ? cfg->workers : cores_usable();
     if (listeners_open(&s->listeners, cfg, s->nworkers, err) != 0 ||
         open_control_socket(s, cfg, err) != 0 || ops_listen(&s->ops_listener, cfg, err) != 0 ||
-        change_user(s, cfg, &user, err) != 0)
+        change_user(s, cfg, &s->user, err) != 0)
         return -1;
     s->state_lock = keep_lock(cfg->state_dir);
     return stage_open(&s->stage, cfg->stage_dir, err);

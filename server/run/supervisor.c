@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -77,7 +78,7 @@ static bool pass_to(const struct child *c, int signo)
     if (c->wire >= 0 && wire_send(c->wire, &m, 0) == 0)
         return true;
     bool dead = c->wire >= 0 && errno == EPIPE;
-    kill(c->pid, signo);
+    root_kill(c->pid, signo);
     return !dead;
 }
 
@@ -286,7 +287,7 @@ static void listen_to(struct supervisor *sv, struct child *c, int most,
             log_msg(LOG_ERROR, "crash",
                     "the server process talks nonsense to its supervisor: it is "
                     "killed");
-            kill(c->pid, SIGKILL);
+            root_kill(c->pid, SIGKILL);
             return;
         case WIRE_END:
             close(c->wire);
@@ -506,10 +507,10 @@ static void look_at_clock(struct supervisor *sv)
         spawn(sv);
     if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms && (sv->child.pid != 0 || old_ones(sv))) {
         if (sv->child.pid != 0)
-            kill(sv->child.pid, SIGKILL);
+            root_kill(sv->child.pid, SIGKILL);
         for (size_t i = 0; i < OLD_MAX; i++)
             if (sv->old[i].child.pid != 0)
-                kill(sv->old[i].child.pid, SIGKILL);
+                root_kill(sv->old[i].child.pid, SIGKILL);
         sv->kill_at_ms = now + FORCE_MS;
     }
     supervisor_upgrade_clock(sv, now);
@@ -563,6 +564,7 @@ static void turn(struct supervisor *sv)
 static int open_all(struct supervisor *sv, struct err *err)
 {
     supervisor_own_path(sv->path);
+    memcpy(sv->program, sv->path, sizeof sv->program);
     const struct config *c = sv->held.config;
     sv->exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     if (sv->exe < 0)
@@ -593,6 +595,15 @@ static void close_all(struct supervisor *sv)
     held->config = NULL;
 }
 
+/* What is left to do is nobody's: checkers that look for leaks at the end look into this process as
+   the user that it works as. */
+static void forget_root(void)
+{
+    struct err ignored;
+    if (root_is_kept() && root_give_up(NULL, &ignored) == 0)
+        prctl(PR_SET_DUMPABLE, 1);
+}
+
 static int run(struct supervisor *sv)
 {
     while (sv->exit_status < 0)
@@ -600,6 +611,7 @@ static int run(struct supervisor *sv)
     close_all(sv);
     log_flush(FLUSH_MS);
     log_stop();
+    forget_root();
     return sv->exit_status;
 }
 

@@ -3,7 +3,6 @@
  * memory. Nothing of that is trusted: texts are cut, ends are set, sizes are checked.
  */
 #include "run/supervisor_private.h"
-#include "run/symbolize.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -16,8 +15,9 @@
 static void find_plugin(const struct supervisor *sv, const struct child *c, struct crash_frame *f)
 {
     static struct roster_entry e;
-    char staged[256];
-    symbolize_staged(f, c->area->stack, c->area->maps, stage_path(sv->held.stage), staged);
+    static struct symbolized sym;
+    supervisor_names(f, c->area, stage_path(sv->held.stage), false, &sym);
+    const char *staged = sym.staged;
     const char *slash = strchr(staged, '/');
     size_t id = slash != NULL ? strlen(slash + 1) : 0;
     if (id <= 3 || id - 3 >= sizeof f->id)
@@ -127,7 +127,7 @@ static void log_crash(const struct supervisor *sv, const struct child *c, int st
     char cause[96];
     memset(&sym, 0, sizeof sym);
     if (f != NULL) {
-        symbolize(f, c->area->stack, c->area->maps, stage_path(sv->held.stage), &sym);
+        supervisor_names(f, c->area, stage_path(sv->held.stage), true, &sym);
         name_cause(f->signo, f->code, cause);
     } else if (WIFSIGNALED(status)) {
         name_cause(WTERMSIG(status), 0, cause);

@@ -72,7 +72,9 @@ struct saved {
     struct saved_child child, dying[DYING_MAX];
     struct saved_old old[OLD_MAX]; /* the listeners of each follow those that serve */
     struct saved_listener ops;
-    char path[PATH_MAX];
+    char path[PATH_MAX], program[PATH_MAX];
+    struct user user;
+    uint32_t root; /* its rights are kept */
     /* The upgrade that this is the end of. */
     int32_t up_old_pid, up_new_pid, err_fd;
     uint64_t up_began_ms;
@@ -206,6 +208,9 @@ static void save(struct writer *w, const struct supervisor *sv)
                          .stop_first_ms = sv->stop.first_ms,
                          .crashed = sv->crashed };
     memcpy(s->path, sv->path, sizeof s->path);
+    memcpy(s->program, sv->program, sizeof s->program);
+    s->user = sv->held.user;
+    s->root = root_is_kept();
     save_held(w, sv, s);
     save_upgrade(w, &sv->up, s);
     s->child = save_child(w, &sv->child);
@@ -242,7 +247,9 @@ static void become(struct supervisor *sv, struct writer *w, int state)
     set_inherited(w, true);
     log_flush(100);
     notify_hand_on(true);
+    root_before_exec();
     fexecve(sv->exe, sv->argv, environ);
+    root_after_exec();
     int saved = errno;
     notify_hand_on(false);
     set_inherited(w, false);
@@ -250,9 +257,23 @@ static void become(struct supervisor *sv, struct writer *w, int state)
     errno = saved;
 }
 
+/* The server process has asked for that program, and may be anybody's by now. */
+static int judge_program(const struct supervisor *sv, struct err *err)
+{
+    if (!root_is_kept())
+        return 0;
+    if (strcmp(sv->path, sv->program) != 0)
+        return err_set(err, "with root's rights it becomes nothing but %s", sv->program);
+    if (sv->up.foreign.text[0] != '\0')
+        return err_set(err, "it has root's rights, and %s", sv->up.foreign.text);
+    return 0;
+}
+
 void supervisor_exec(struct supervisor *sv, struct err *err)
 {
     struct writer w = { .failed = false };
+    if (judge_program(sv, err) != 0)
+        return;
     save(&w, sv);
     int state = w.failed ? -1 : memfd_of_text("graft-state", w.text.data, w.text.len, err);
     if (state >= 0) {
@@ -372,7 +393,8 @@ static void load_upgrade(struct reader *r, const struct saved *s, struct supervi
 {
     *up = (struct supervisor_upgrade){ .next = { .wire = -1, .area_fd = -1 },
                                        .exe = -1,
-                                       .config_fd = -1, .state_lock = -1,
+                                       .config_fd = -1,
+                                       .state_lock = -1,
                                        .err_fd = own(r, s->err_fd),
                                        .old_pid = s->up_old_pid,
                                        .new_pid = s->up_new_pid,
@@ -390,13 +412,17 @@ static void load_blocks(struct reader *r, uint32_t n, struct supervisor_blocks *
             r->failed = true;
 }
 
+/* Root's rights are put aside before anything else. */
 static void load(struct reader *r, struct supervisor *sv, struct saved *s)
 {
+    struct err ignored;
     if (!take(r, s, sizeof *s) || s->magic != STATE_MAGIC || s->version != STATE_VERSION ||
-        s->size != sizeof *s || s->pid != getpid()) {
+        s->size != sizeof *s || s->pid != getpid() ||
+        (s->root != 0 && root_keep_again(s->user.uid, &ignored) != 0)) {
         r->failed = true;
         return;
     }
+    sv->held.user = s->user;
     load_held(r, s, sv);
     load_upgrade(r, s, &sv->up);
     load_child(r, &s->child, &sv->child);
@@ -420,6 +446,7 @@ static void load(struct reader *r, struct supervisor *sv, struct saved *s)
     sv->crashed = s->crashed;
     sv->served = true;
     memcpy(sv->path, s->path, sizeof sv->path);
+    memcpy(sv->program, s->program, sizeof sv->program);
 }
 
 static int load_config(struct supervisor *sv, int log_fd, struct err *err)

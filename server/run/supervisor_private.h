@@ -2,10 +2,12 @@
 #ifndef GRAFT_RUN_SUPERVISOR_PRIVATE_H
 #define GRAFT_RUN_SUPERVISOR_PRIVATE_H
 
+#include "base/root.h"
 #include "run/crash_area.h"
 #include "run/server.h"
 #include "run/supervisor_state.h"
 #include "run/supervisor_wire.h"
+#include "run/symbolize.h"
 
 /* One server process. */
 struct child {
@@ -38,7 +40,8 @@ struct launch {
     const struct supervisor_blocks *blocks;
     int stderr_fd; /* -1: ours */
     bool standby;
-    uint64_t seq; /* the last number of a staged copy that may be taken */
+    const struct root_ids *user; /* whom it is to be; NULL: whom we work as */
+    uint64_t seq;                /* the last number of a staged copy that may be taken */
 };
 
 /* One that another has taken the place of, and that finishes what it began. */
@@ -61,6 +64,11 @@ struct supervisor_upgrade {
     int config_fd, exe;
     int state_lock; /* of another state_dir; -1: the same */
     unsigned workers;
+    struct user user;      /* whom the new process is */
+    struct root_ids *ids;  /* NULL: nobody but whom we work as could be become */
+    struct root_gift gift; /* what became that user's, to be taken back on failure */
+    /* "": nobody but root could have written that program, the configuration; else why. */
+    struct err foreign, foreign_config;
     struct supervisor_blocks blocks;
     char path[PATH_MAX];
     bool can_follow; /* the new program understands our state */
@@ -96,10 +104,12 @@ struct supervisor {
     struct supervisor_blocks blocks;
     struct old old[OLD_MAX];
     struct supervisor_upgrade up;
-    char path[PATH_MAX]; /* what we were started from */
-    int ended;           /* the server's exit status; -1: none */
-    uint64_t seq;        /* the last number of a staged copy that any of them may have used */
-    int exit_status;     /* -1: go on */
+    char path[PATH_MAX];    /* what serves; an upgrade may have named another one */
+    char program[PATH_MAX]; /* what we were started from: that alone is ever run with root's rights
+                             */
+    int ended;              /* the server's exit status; -1: none */
+    uint64_t seq;           /* the last number of a staged copy that any of them may have used */
+    int exit_status;        /* -1: go on */
 };
 
 /* supervisor_spawn.c: starts `c` and hands it everything. -1: it is not there. */
@@ -115,6 +125,13 @@ int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire);
 int supervisor_copy_blocks(struct supervisor_blocks *to, const struct supervisor_blocks *from);
 bool supervisor_add_block(struct supervisor_blocks *bs, const struct shared_key *key, int fd);
 void supervisor_free_blocks(struct supervisor_blocks *bs);
+
+/* supervisor_prepare.c: fills `up` with what the next process is started with, and takes all of it
+   back. The point of no return: what the user before has made is passed on to the one that the next
+   process is, and we work as that one, too. */
+int supervisor_prepare(struct supervisor *sv, struct wire_message *m, struct err *err);
+void supervisor_unprepare(struct supervisor *sv);
+void supervisor_change_user(struct supervisor *sv);
 
 /* supervisor_upgrade.c. What the serving process, the one in waiting and old ones say; all return
    false for what is not theirs to say. */
@@ -137,6 +154,11 @@ void supervisor_exec(struct supervisor *sv, struct err *err);
 /* We are that program: 0, all is as it was; 1: we are not; -1: what was handed over is unfit. */
 int supervisor_resume(struct supervisor *sv, struct err *err);
 void supervisor_own_path(char out[PATH_MAX]); /* what this program was started from */
+
+/* supervisor_symbols.c: what symbolize.h finds, `all` or the staged file alone; nothing when it
+   cannot be found, within 10 s. */
+void supervisor_names(const struct crash_frame *f, const struct crash_area *area, const char *stage,
+                      bool all, struct symbolized *out);
 
 /* supervisor_crash.c: whose code it was, for the next process. `status` as of waitpid, or -1: it
    still dies. */

@@ -16,12 +16,18 @@
 
 #define HAND_OVER_MS 10000 /* for each message; the server reads them first of all */
 
-/* The environment holds the number of the descriptor; the arguments are ours. */
+/* The environment holds the number of the descriptor; the arguments are ours. Whoever the server
+   is, it is that for good. */
 _Noreturn static void become_server(const struct supervisor *sv, const struct launch *how, int wire)
 {
+    struct err err;
     setpgid(0, 0);
     if (how->stderr_fd >= 0)
         dup2(how->stderr_fd, STDERR_FILENO);
+    if (root_give_up(how->user, &err) != 0) {
+        fprintf(stderr, "graftd: cannot start the server process: %s\n", err.text);
+        _exit(1);
+    }
     if (fcntl(wire, F_SETFD, 0) == 0)
         fexecve(how->exe, sv->argv, environ);
     fprintf(stderr, "graftd: cannot start the server process: %s\n", strerror(errno));
@@ -153,7 +159,7 @@ static int start(struct supervisor *sv, struct child *c, const struct launch *ho
     /* Should it fail, then because the process has ended: that we learn in any case. Else it does
        not read, and must end. */
     if (hand_over(sv, c, how) != 0 && errno != EPIPE)
-        kill(c->pid, SIGKILL);
+        root_kill(c->pid, SIGKILL);
     sv->starts++;
     return 0;
 }
@@ -165,7 +171,8 @@ int supervisor_spawn(struct supervisor *sv, struct child *c, const struct launch
         ignored; /* of a folder that cannot be made again, the server's next copy will tell */
     int wire[2];
     *c = (struct child){ .wire = -1, .area_fd = -1 };
-    stage_renew(sv->held.stage, &ignored);
+    if (how->user == NULL || how->user->uid == geteuid()) /* else it is that user's already */
+        stage_renew(sv->held.stage, &ignored);
     int rc = share_area(c, err);
     if (rc == 0)
         rc = wire_open(wire, err);

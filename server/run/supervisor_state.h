@@ -6,7 +6,7 @@
 #define GRAFT_RUN_SUPERVISOR_STATE_H
 
 #ifndef STATE_VERSION
-#define STATE_VERSION 1u
+#define STATE_VERSION 2u
 #endif
 
 #define STATE_VARIABLE "GRAFTD_STATE" /* holds the number of its descriptor */

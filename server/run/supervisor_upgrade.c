@@ -10,9 +10,6 @@
 #include "run/supervisor_private.h"
 
 #include "base/clock.h"
-#include "base/memfd.h"
-#include "plugin/keep.h"
-#include "run/cores.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -145,24 +141,6 @@ static const char *last_words(struct supervisor_upgrade *up)
 
 /* ---- Giving up ------------------------------------------------------------------------------- */
 
-static void drop_prepared(struct supervisor *sv)
-{
-    struct supervisor_upgrade *up = &sv->up;
-    if (up->listeners != NULL)
-        listeners_drop(up->listeners, sv->held.listeners);
-    config_free(up->config);
-    supervisor_free_blocks(&up->blocks);
-    if (up->config_fd >= 0)
-        close(up->config_fd);
-    if (up->exe >= 0)
-        close(up->exe);
-    up->listeners = NULL;
-    up->config = NULL;
-    if (up->state_lock >= 0)
-        close(up->state_lock);
-    up->config_fd = up->exe = up->state_lock = -1;
-}
-
 void supervisor_upgrade_fail(struct supervisor *sv, const char *why)
 {
     struct supervisor_upgrade *up = &sv->up;
@@ -175,10 +153,10 @@ void supervisor_upgrade_fail(struct supervisor *sv, const char *why)
     log_msg(LOG_ERROR, "upgrade", "not upgraded, nothing was changed: %s%s%s", why,
             said[0] != '\0' ? ": " : "", said);
     refuse(sv, "failed", "%s%s%s", why, said[0] != '\0' ? ": " : "", said);
-    drop_prepared(sv);
+    supervisor_unprepare(sv);
     up->phase = up->next.pid != 0 ? UP_FAILED : UP_OFF;
     if (up->next.pid != 0)
-        kill(up->next.pid, SIGKILL);
+        root_kill(up->next.pid, SIGKILL);
 }
 
 static void describe_end(struct supervisor *sv, int status, char out[512])
@@ -227,81 +205,6 @@ bool supervisor_upgrade_ended(struct supervisor *sv, pid_t pid, int status)
 
 /* ---- Beginning ------------------------------------------------------------------------------- */
 
-/* Whoever may write to that file could have us run anything. */
-static int open_program(struct supervisor_upgrade *up, struct err *err)
-{
-    struct stat st;
-    up->exe = open(up->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (up->exe < 0 || fstat(up->exe, &st) != 0)
-        return err_set(err, "cannot open %s: %s", up->path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return err_set(err, "%s: expected a program, found something else", up->path);
-    if (faccessat(AT_FDCWD, up->path, X_OK, AT_EACCESS) != 0 || (st.st_mode & 0111) == 0)
-        return err_set(err, "%s is not executable: install it with mode 0755", up->path);
-    if ((st.st_uid != 0 && st.st_uid != geteuid()) || (st.st_mode & 022) != 0)
-        return err_set(
-            err,
-            "%s: expected a file of root or of graftd's user that nobody else may write: "
-            "chown it, and install it with mode 0755",
-            up->path);
-    return 0;
-}
-
-static int load_config(struct supervisor *sv, struct wire_message *m, struct err *err)
-{
-    struct supervisor_upgrade *up = &sv->up;
-    struct buf text = { 0 };
-    if (m->nfds > 0 && memfd_read(m->fds[0], CONFIG_FILE_MAX, &text, err) != 0)
-        return -1;
-    up->config = config_load_text(sv->held.options, environ, m->nfds > 0 ? text.data : NULL,
-                                  text.len, true, err);
-    if (up->config != NULL)
-        up->config_fd = memfd_of_text("graft-config", up->config->text, up->config->text_len, err);
-    buf_fini(&text);
-    if (up->config == NULL || up->config_fd < 0)
-        return -1;
-    if (strcmp(up->config->user, sv->held.config->user) != 0)
-        return err_set(err,
-                       "user is \"%s\" now: the supervisor has become \"%s\" for good and cannot "
-                       "start a process as another user: restart the service",
-                       up->config->user, sv->held.config->user);
-    return 0;
-}
-
-/* Sockets and folders that the supervisor goes on with. */
-static void note_not_applied(struct supervisor *sv)
-{
-    struct supervisor_upgrade *up = &sv->up;
-    const char *names[32];
-    struct buf list = { 0 };
-    int n = config_restart_keys_changed(sv->held.config, up->config, names, ARRAY_LEN(names));
-    for (int i = 0; i < n && i < (int)ARRAY_LEN(names); i++)
-        if (!config_upgrade_applies(names[i]))
-            buf_printf(&list, "%s%s", list.len > 0 ? ", " : "", names[i]);
-    if (list.len > 0)
-        snprintf(up->note, sizeof up->note, "changed, but takes effect only at a restart: %.180s",
-                 list.data);
-    buf_fini(&list);
-}
-
-static int prepare(struct supervisor *sv, struct wire_message *m, struct err *err)
-{
-    struct supervisor_upgrade *up = &sv->up;
-    const char *binary = m->body.upgrade.binary;
-    snprintf(up->path, sizeof up->path, "%s", binary[0] != '\0' ? binary : sv->path);
-    if (open_program(up, err) != 0 || load_config(sv, m, err) != 0)
-        return -1;
-    note_not_applied(sv);
-    if (strcmp(up->config->state_dir, sv->held.config->state_dir) != 0)
-        up->state_lock = keep_lock(up->config->state_dir);
-    up->workers = up->config->workers > 0 ? up->config->workers : cores_usable();
-    if (listeners_follow(&up->listeners, sv->held.listeners, up->config, up->workers, err) != 0)
-        return -1;
-    if (supervisor_copy_blocks(&up->blocks, &sv->blocks) != 0)
-        return err_set(err, "the shared blocks cannot be handed on: %s", strerror(errno));
-    return 0;
-}
-
 static int start(struct supervisor *sv, struct err *err)
 {
     struct supervisor_upgrade *up = &sv->up;
@@ -312,13 +215,14 @@ static int start(struct supervisor *sv, struct err *err)
     uint64_t seq = supervisor_last_seq(&sv->child);
     const struct launch how = { .exe = up->exe,
                                 .config_fd = up->config_fd,
-                                .state_lock = up->state_lock >= 0 ? up->state_lock
-                                                                  : sv->held.state_lock,
+                                .state_lock =
+                                    up->state_lock >= 0 ? up->state_lock : sv->held.state_lock,
                                 .workers = up->workers,
                                 .listeners = up->listeners,
                                 .blocks = &up->blocks,
                                 .stderr_fd = ends[1],
                                 .standby = true,
+                                .user = up->ids,
                                 .seq = seq > sv->seq ? seq : sv->seq };
     int rc = supervisor_spawn(sv, &up->next, &how, err);
     close(ends[1]);
@@ -358,12 +262,13 @@ void supervisor_upgrade_begin(struct supervisor *sv, struct wire_message *m)
     *up = (struct supervisor_upgrade){ .next = { .wire = -1, .area_fd = -1 },
                                        .err_fd = -1,
                                        .exe = -1,
-                                       .config_fd = -1, .state_lock = -1,
+                                       .config_fd = -1,
+                                       .state_lock = -1,
                                        .phase = UP_STARTING,
                                        .began_ms = clock_ms(),
                                        .old_pid = sv->child.pid };
     memcpy(up->old_version, sv->child.version, sizeof up->old_version);
-    int rc = prepare(sv, m, &err);
+    int rc = supervisor_prepare(sv, m, &err);
     wire_close_fds(m);
     if (rc != 0 || start(sv, &err) != 0) {
         supervisor_upgrade_fail(sv, err.text);
@@ -423,9 +328,10 @@ static void take_over(struct supervisor *sv)
     struct supervisor_upgrade *up = &sv->up;
     struct wire_message m = { .type = WIRE_SERVE, .fds = { STDERR_FILENO }, .nfds = 1 };
     struct err err;
+    supervisor_change_user(sv);
     if (wire_send(up->next.wire, &m, SERVE_MS) != 0) {
         log_msg(LOG_ERROR, "upgrade", "the new process does not listen: %s", strerror(errno));
-        kill(up->next.pid, SIGKILL); /* as a crash: another one follows it */
+        root_kill(up->next.pid, SIGKILL); /* as a crash: another one follows it */
     }
     make_old(sv);
     sv->child = up->next;
@@ -525,6 +431,6 @@ void supervisor_upgrade_clock(struct supervisor *sv, uint64_t now)
         log_msg(LOG_ERROR, "upgrade", "process %d has not ended after its drain: it is killed",
                 (int)old->child.pid);
         old->until_ms = 0;
-        kill(old->child.pid, SIGKILL);
+        root_kill(old->child.pid, SIGKILL);
     }
 }

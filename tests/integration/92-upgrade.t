@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 # graftctl upgrade: another process on the same sockets, then another program, without a failed request
-import json
 import os
 import shutil
 import signal
@@ -9,60 +8,8 @@ import sys
 import threading
 import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
-import grafttest  # noqa: E402
 from grafttest import *  # noqa: E402,F403
-
-IDLE = {"drain": {"idle_ms": int(300 * SCALE)}}
-
-
-def ms(n):
-    return int(n * SCALE)
-
-
-def program(name="graftd", source=GRAFTD):
-    """A copy of the program in a folder of its own."""
-    path = os.path.join(tempdir(), name)
-    shutil.copyfile(source, path)
-    os.chmod(path, 0o755)
-    return path
-
-
-def server(plugins=("hello", "slow"), config=None, path=None, **more):
-    """One that was started from `path`."""
-    before = grafttest.GRAFTD
-    grafttest.GRAFTD = path or before
-    try:
-        return Server(plugins, {**IDLE, **(config or {})}, **more)
-    finally:
-        grafttest.GRAFTD = before
-
-
-def upgrade(s, *args):
-    """graftctl upgrade --json: (exit status, answer)."""
-    done = s.ctl("--json", "upgrade", *args, timeout=120)
-    return done.returncode, json.loads(done.stdout) if done.stdout else {"error": done.stderr}
-
-
-def gone(pid):
-    wait_for(lambda: not alive(pid), 40, f"process {pid} ends")
-
-
-def good(s, *args):
-    """An upgrade that succeeds: (old pid, new pid)."""
-    old = s.pid
-    status, answer = upgrade(s, *args)
-    is_((status, answer.get("ok")), (0, True), f"upgraded {answer}")
-    new = s.pid
-    is_((answer["old"]["pid"], answer["new"]["pid"]), (old, new), "old and new process are named")
-    ok(old != new, "another process serves")
-    gone(old)
-    wait_for(lambda: children(s.proc.pid) == [new], 10, "the old one is reaped")
-    return old, new
-
-
-def exe(pid):
-    return os.readlink(f"/proc/{pid}/exe")
-
+from upgradetest import *  # noqa: E402,F403
 
 # ---- Whole ----
 
@@ -148,16 +95,6 @@ def _():
 
 
 # ---- What does not get ready ----
-
-def bad(s, pattern, *args, error="failed"):
-    before, kids = s.pid, children(s.proc.pid)
-    status, answer = upgrade(s, *args)
-    is_((status, answer.get("ok"), answer.get("error")), (1, False, error), f"refused {answer}")
-    like(answer.get("reason", ""), pattern, "with the reason")
-    is_(s.pid, before, "the same process serves")
-    wait_for(lambda: children(s.proc.pid) == kids, 20, "no other one stays")
-    is_((s.get("/hello").status, s.ops_get("/readyz").status), (200, 200), "and is ready")
-
 
 @case("a program that does not get ready changes nothing, and graftctl says why")
 def _():
@@ -424,7 +361,7 @@ def _():
     listening.close()
 
 
-# ---- listen, workers, user ----
+# ---- listen, workers (user: 92-upgrade-user.t) ----
 
 @case("workers: more and fewer under load")
 def _():
@@ -491,14 +428,6 @@ def _():
     s.config["listen"].pop()
     s.write_config()
     good(s)
-
-
-@case("user: another one is refused")
-def _():
-    s = server()
-    s.config["user"] = "nobody"
-    s.write_config()
-    bad(s, "user is \"nobody\" now.*restart")
 
 
 main()
