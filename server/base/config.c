@@ -363,8 +363,8 @@ int config_restart_keys_changed(const struct config *a, const struct config *b, 
 
 bool config_upgrade_applies(const char *key)
 {
-    static const char *const keys[] = { "listen", "workers", "user", "state_dir", "offload.threads",
-                                        "offload.queue" };
+    static const char *const keys[] = { "listen",    "workers",         "user",
+                                        "state_dir", "offload.threads", "offload.queue" };
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (strcmp(keys[i], key) == 0)
             return true;

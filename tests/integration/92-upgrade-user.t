@@ -26,6 +26,22 @@ A, B = (USERS + [None, None])[:2]
 TWO = ROOT and B is not None
 WHY = "needs root and two users"
 
+def low_ports():
+    """A port below 1024 that only root may bind, and nobody has."""
+    if int(open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read()) < 1024:
+        return None
+    for port in range(1023, 900, -1):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    return None
+
+
+LOW = low_ports() if ROOT else None
+
 
 def as_user(who, fn):
     """What fn() returns in a child that is another user."""
@@ -62,8 +78,8 @@ def of(who, saved=None):
     return [who.pw_uid, who.pw_uid, saved], [who.pw_gid] * 3, groups(who)
 
 
-def served_by(s, who):
-    is_(ids(s.pid), of(who), f"the server process is {who.pw_name}, with its groups, for good")
+def served_by(s, who, pid=None):
+    is_(ids(pid or s.pid), of(who), f"the server process is {who.pw_name}, with its groups, for good")
     is_(ids(s.proc.pid), of(who, 0), f"the supervisor works as {who.pw_name}, and keeps root's rights")
     is_(ids(s.proc.pid)[0][1], who.pw_uid, "effective: that user")
     caps = [line.split()[1] for line in open(f"/proc/{s.proc.pid}/status") if line.startswith("CapEff")]
@@ -285,21 +301,131 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
-def low_ports():
-    """A port below 1024 that only root may bind, and nobody has."""
-    if int(open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read()) < 1024:
-        return None
-    for port in range(1023, 900, -1):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                pass
-    return None
+FORGES = r"""
+#include "run/supervisor_wire.h"
+#include <graft/graft.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+static int find_wire(void)
+{
+    for (int fd = 3; fd < 1024; fd++) {
+        int type = 0;
+        socklen_t size = sizeof type, length = sizeof(struct ucred);
+        struct ucred peer;
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET &&
+            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.pid == getppid())
+            return fd;
+    }
+    return -1;
+}
+
+static int seal(const char *text)
+{
+    int fd = memfd_create("forged", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+        return -1;
+    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL);
+    return fd;
+}
+
+static ssize_t forge(int wire, unsigned type, const void *body, size_t size, int fd)
+{
+    struct { uint32_t magic, type; } head = { 0x67726600u | WIRE_VERSION, type };
+    struct iovec parts[2] = { { &head, sizeof head }, { (void *)body, size } };
+    union { struct cmsghdr align; char bytes[CMSG_SPACE(sizeof(int))]; } control = { .bytes = { 0 } };
+    struct msghdr msg = { .msg_iov = parts, .msg_iovlen = 2, .msg_control = control.bytes,
+                          .msg_controllen = sizeof control.bytes };
+    if (fd < 0)
+        return send(wire, &head, sizeof head, MSG_NOSIGNAL);
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    return sendmsg(wire, &msg, MSG_NOSIGNAL);
+}
+
+/* As the server process would, if it were the attacker's: another configuration, an upgrade, and yes to all. */
+static graft_next handler(graft_req *req, void *state)
+{
+    (void)state;
+    static struct wire_upgrade up;
+    char config[8192], binary[1024];
+    FILE *f = fopen("FOLDER/forged", "r");
+    size_t n = f != NULL ? fread(config, 1, sizeof config - 1, f) : 0;
+    config[n] = 0;
+    if (f != NULL)
+        fclose(f);
+    f = fopen("FOLDER/binary", "r");
+    n = f != NULL ? fread(binary, 1, sizeof binary - 1, f) : 0;
+    binary[n] = 0;
+    if (f != NULL)
+        fclose(f);
+    snprintf(up.binary, sizeof up.binary, "%s", binary);
+    int fd = seal(config);
+    int wire = dup(find_wire()); /* ours is closed when an answer comes that nobody waited for */
+    int told = forge(wire, WIRE_CONFIG, NULL, 0, fd) > 0, asked = forge(wire, WIRE_UPGRADE, &up, sizeof up, fd) > 0;
+    close(fd);
+    for (int i = 0; i < 100 * SECONDS; i++) {
+        forge(wire, WIRE_YIELDED, NULL, 0, -1);
+        usleep(10000);
+    }
+    close(wire);
+    graft_printf(req, "%d%d", told, asked);
+    return GRAFT_DONE;
+}
+
+GRAFT_PLUGIN(.name = "forges", .version = "1",
+             .routes = (const graft_route[]){ { "GET", "/forges", handler, 0 }, { 0 } });
+"""
 
 
-LOW = low_ports() if ROOT else None
+def forged(binary=""):
+    """A server of A's, whose process asks for an upgrade by itself, with a configuration that says root and a low port."""
+    folder = tempdir(0o755)
+    so = compile_plugin(FORGES.replace("FOLDER", folder), f"-I{SRCDIR}/server", f"-DSECONDS={int(2 * SCALE)}")
+    s = started(plugins={"forges": so, "hello": "hello"})
+    evil = dict(s.config, user="root", listen=["127.0.0.1:0"] + ([f"127.0.0.1:{LOW}"] if LOW else []),
+                state_dir=os.path.join(tempdir(0o755), "state"))
+    with open(os.path.join(folder, "forged"), "w") as f:
+        json.dump(evil, f)
+    with open(os.path.join(folder, "binary"), "w") as f:
+        f.write(binary)
+    first = s.pid
+    is_(s.get("/forges").text, "11", "it has told the supervisor a configuration, and asked")
+    s.wait_event("upgrade", 20, old_pid=first)
+    gone(first)  # what else it does to its own service, which it can bring down at any time, is its user's affair
+    wait_for(lambda: len(children(s.proc.pid)) == 1, 20, "another one serves")
+    return s, children(s.proc.pid)[0]
+
+
+@case("a server process that is an attacker's: what it says about user, ports and program is not believed",
+      TWO and SANITIZER != "tsan", "needs root and two users; not TSan, which sees that its plugin meddles")
+def _():
+    s, pid = forged()
+    served_by(s, A, pid)
+    if LOW:
+        with socket.socket() as c:
+            is_(c.connect_ex(("127.0.0.1", LOW)) != 0, True, "nobody listens at the port of root's")
+    is_(s.config["user"], A.pw_name, "as the file says")
+
+
+@case("a program of the attacker's runs as the server's user, the supervisor does not become it",
+      TWO and SANITIZER != "tsan", "needs root and two users; not TSan, which sees that its plugin meddles")
+def _():
+    own = program(mode=0o755)
+    os.chown(own, A.pw_uid, -1)
+    os.chown(os.path.dirname(own), A.pw_uid, -1)
+    s, pid = forged(own)
+    is_((exe(pid), exe(s.proc.pid)), (own, s.program), "it serves; the supervisor is what it was")
+    served_by(s, A, pid)
+    like(s.wait_event("upgrade", 20, level="error")["msg"], "the supervisor goes on as the program that it was: with root's rights",
+         "and says so")
 
 
 @case("a port below 1024 is added, and gets more workers; the configuration must be root's", TWO and LOW is not None,
