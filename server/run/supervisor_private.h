@@ -119,9 +119,10 @@ int supervisor_spawn(struct supervisor *sv, struct child *c, const struct launch
 uint64_t supervisor_last_seq(const struct child *c);
 void supervisor_forget(struct child *c); /* closes and unmaps what belonged to it */
 
-/* supervisor_shared.c: a WIRE_SHARED of the server, and all of them for the next one. */
+/* supervisor_shared.c: a WIRE_SHARED of the server, and all of them for the next one, who has until
+   then to take them. */
 void supervisor_take_block(struct supervisor_blocks *bs, struct wire_message *m);
-int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire);
+int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire, uint64_t until_ms);
 int supervisor_copy_blocks(struct supervisor_blocks *to, const struct supervisor_blocks *from);
 bool supervisor_add_block(struct supervisor_blocks *bs, const struct shared_key *key, int fd);
 void supervisor_free_blocks(struct supervisor_blocks *bs);

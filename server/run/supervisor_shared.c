@@ -12,9 +12,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define BLOCKS_MAX    4096u
-#define HAND_BLOCK_MS 10000
-#define FDS_SPARE     64 /* descriptors that must stay free: to start processes, to read crashes */
+#define BLOCKS_MAX 4096u
+#define FDS_SPARE  64 /* descriptors that must stay free: to start processes, to read crashes */
 
 static bool same(const struct shared_key *a, const struct shared_key *b)
 {
@@ -69,13 +68,13 @@ void supervisor_take_block(struct supervisor_blocks *bs, struct wire_message *m)
     }
 }
 
-int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire)
+int supervisor_hand_blocks(const struct supervisor_blocks *bs, int wire, uint64_t until_ms)
 {
     for (size_t i = 0; i < bs->n; i++) {
         struct wire_message m = { .type = WIRE_SHARED, .nfds = 1 };
         m.body.shared = bs->all[i].key;
         m.fds[0] = bs->all[i].fd;
-        if (wire_send(wire, &m, HAND_BLOCK_MS) != 0)
+        if (wire_send_until(wire, &m, until_ms) != 0)
             return -1;
     }
     return 0;

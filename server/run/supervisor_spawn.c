@@ -14,7 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define HAND_OVER_MS 10000 /* for each message; the server reads them first of all */
+#define HAND_OVER_MS                                                                               \
+    5000 /* for all messages: the server reads them first, and nobody else is heard */
 
 /* The environment holds the number of the descriptor; the arguments are ours. Whoever the server
    is, it is that for good. */
@@ -59,7 +60,8 @@ static void add_fd(struct wire_message *m, enum wire_fd which, int fd)
     m->fds[m->nfds++] = fd;
 }
 
-static int hello(const struct supervisor *sv, const struct child *c, const struct launch *how)
+static int hello(const struct supervisor *sv, const struct child *c, const struct launch *how,
+                 uint64_t until_ms)
 {
     const struct server *held = &sv->held;
     struct wire_message m = { .type = WIRE_HELLO };
@@ -85,10 +87,10 @@ static int hello(const struct supervisor *sv, const struct child *c, const struc
     int log = log_descriptor(); /* its stderr may not be ours yet */
     add_fd(&m, WIRE_FD_LOG, log < 0 && how->stderr_fd >= 0 ? STDERR_FILENO : log);
     add_fd(&m, WIRE_FD_STATE_LOCK, how->state_lock);
-    return wire_send(c->wire, &m, HAND_OVER_MS);
+    return wire_send_until(c->wire, &m, until_ms);
 }
 
-static int hand_listener(const struct listener *l, enum wire_type type, int wire)
+static int hand_listener(const struct listener *l, enum wire_type type, int wire, uint64_t until_ms)
 {
     struct wire_message m = { .type = type, .fds = { l->fd }, .nfds = 1 };
     struct wire_listener *w = &m.body.listener;
@@ -99,7 +101,7 @@ static int hand_listener(const struct listener *l, enum wire_type type, int wire
     w->ino = l->ino;
     snprintf(w->path, sizeof w->path, "%s", l->path != NULL ? l->path : "");
     snprintf(w->name, sizeof w->name, "%s", l->name);
-    return wire_send(wire, &m, HAND_OVER_MS);
+    return wire_send_until(wire, &m, until_ms);
 }
 
 static int hand_over(const struct supervisor *sv, const struct child *c, const struct launch *how)
@@ -108,21 +110,22 @@ static int hand_over(const struct supervisor *sv, const struct child *c, const s
     const struct listener *ops = &sv->held.ops_listener;
     struct wire_message crashed = { .type = WIRE_CRASHED, .body.crashed = sv->crashed };
     struct wire_message begin = { .type = WIRE_BEGIN };
+    uint64_t until_ms = clock_ms() + HAND_OVER_MS;
     int wire = c->wire;
-    if (hello(sv, c, how) != 0)
+    if (hello(sv, c, how, until_ms) != 0)
         return -1;
-    if (sv->after_crash && !how->standby && wire_send(wire, &crashed, HAND_OVER_MS) != 0)
+    if (sv->after_crash && !how->standby && wire_send_until(wire, &crashed, until_ms) != 0)
         return -1;
-    if (supervisor_hand_blocks(how->blocks, wire) != 0)
+    if (supervisor_hand_blocks(how->blocks, wire, until_ms) != 0)
         return -1;
-    if (ops->fd >= 0 && hand_listener(ops, WIRE_OPS, wire) != 0)
+    if (ops->fd >= 0 && hand_listener(ops, WIRE_OPS, wire, until_ms) != 0)
         return -1;
     for (unsigned i = 0; i < ls->n; i++) {
         listener_welcome(&ls->all[i]);
-        if (hand_listener(&ls->all[i], WIRE_LISTENER, wire) != 0)
+        if (hand_listener(&ls->all[i], WIRE_LISTENER, wire, until_ms) != 0)
             return -1;
     }
-    return wire_send(wire, &begin, HAND_OVER_MS);
+    return wire_send_until(wire, &begin, until_ms);
 }
 
 /* ---- Starting -------------------------------------------------------------------------------- */

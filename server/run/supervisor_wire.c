@@ -90,7 +90,11 @@ static int left(uint64_t until_ms)
 
 int wire_send(int fd, const struct wire_message *m, unsigned ms)
 {
-    uint64_t until = clock_ms() + ms;
+    return wire_send_until(fd, m, clock_ms() + ms);
+}
+
+int wire_send_until(int fd, const struct wire_message *m, uint64_t until)
+{
     REQUIRE(m->type >= WIRE_HELLO && m->type <= WIRE_LAST && m->nfds <= WIRE_FDS_MAX);
     while (send_once(fd, m) != 0) {
         if (errno == EINTR)

@@ -153,6 +153,8 @@ int wire_open(int wire[2], struct err *err);
 
 /* Sends it, waiting for at most `ms` for room. 0 or -1 with errno: EAGAIN no room, EPIPE nobody. */
 int wire_send(int fd, const struct wire_message *m, unsigned ms);
+/* The same, up to a moment of clock_ms that several have in common. */
+int wire_send_until(int fd, const struct wire_message *m, uint64_t until_ms);
 int wire_send_type(int fd, enum wire_type type); /* one without a body; does not wait */
 void wire_crash(int fd);                         /* async-signal-safe */
 

@@ -2,12 +2,16 @@
  */
 #include "run/supervisor_private.h"
 
+#include "base/clock.h"
 #include "tap.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static struct supervisor sv;
 
@@ -46,7 +50,7 @@ static void handed(char *marks, size_t size)
     struct wire_message m;
     size_t n = 0;
     must(wire_open(wire, &err) == 0);
-    is(supervisor_hand_blocks(&sv.blocks, wire[0]), 0);
+    is(supervisor_hand_blocks(&sv.blocks, wire[0], clock_ms()), 0);
     while (n + 1 < size && wire_receive(wire[1], &m, 0) == WIRE_GOT) {
         must(m.type == WIRE_SHARED && m.nfds == 1 && pread(m.fds[0], &marks[n], 1, 0) == 1);
         wire_close_fds(&m);
@@ -131,8 +135,46 @@ TEST(nobody_reads)
     keep("a", "x", 64, '1');
     must(wire_open(wire, &err) == 0);
     close(wire[1]);
-    is(supervisor_hand_blocks(&sv.blocks, wire[0]), -1);
+    is(supervisor_hand_blocks(&sv.blocks, wire[0], clock_ms()), -1);
     is(sv.blocks.n, 1);
     close(wire[0]);
+    forget_all();
+}
+
+/* One message each 20 ms, for as long as there is somebody. */
+static void read_slowly(int wire)
+{
+    struct wire_message m;
+    for (;;) {
+        usleep(20000);
+        if (wire_receive(wire, &m, 10000) != WIRE_GOT)
+            _exit(0);
+        wire_close_fds(&m);
+    }
+}
+
+TEST(a_process_that_reads_slowly_is_given_up_at_one_moment_for_all_messages)
+{
+    int wire[2];
+    struct err err;
+    char name[16];
+    for (int i = 0; i < 900; i++) {
+        snprintf(name, sizeof name, "%d", i);
+        keep("a", name, 64, 'x');
+    }
+    must(wire_open(wire, &err) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(wire[0]);
+        read_slowly(wire[1]);
+    }
+    close(wire[1]);
+    uint64_t began = clock_ms();
+    is(supervisor_hand_blocks(&sv.blocks, wire[0], began + 300), -1);
+    is(errno, EAGAIN);
+    ok(clock_ms() - began < 3000); /* all of them would take ten seconds or more */
+    close(wire[0]);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
     forget_all();
 }
