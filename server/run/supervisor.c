@@ -20,15 +20,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define FIRST_WAIT_MS 100
-#define LAST_WAIT_MS  5000
-#define FORCE_MS      3000 /* from "exit at once" to SIGKILL */
-#define FLUSH_MS      1000
-#define NOTIFY_MS     100 /* until systemd is asked again for room */
-#define DYING_COPIES  16  /* that one may still make which has crashed and is not dead */
-#define SEQ_MAX       1000000000u
-#define BURST         64   /* messages that are read before anything else is looked after */
-#define LAST_WORDS    4096 /* and of one that is dead: more than the kernel has room for */
+#define FORCE_MS  3000 /* from "exit at once" to SIGKILL */
+#define FLUSH_MS  1000
+#define NOTIFY_MS 100 /* until systemd is asked again for room */
+#define BURST     64  /* messages that are read before anything else is looked after */
 
 static struct supervisor the_supervisor = {
     .held = { .magic = SERVER_MAGIC,
@@ -45,122 +40,6 @@ static struct supervisor the_supervisor = {
     .ended = -1,
     .exit_status = -1,
 };
-
-/* ---- Starting again -------------------------------------------------------------------------- */
-
-static void restart_in(struct supervisor *sv, unsigned ms)
-{
-    sv->restart_at_ms = clock_ms() + ms;
-}
-
-/* Before the n-th try in a row; the first of them is 1. */
-static unsigned wait_of(unsigned n)
-{
-    return n > 6 ? LAST_WAIT_MS : (unsigned)FIRST_WAIT_MS << (n - 1);
-}
-
-/* At once, then later and later, as long as they do not live crash_window_ms. */
-static unsigned back_off(struct supervisor *sv, const struct child *c)
-{
-    if (c->ready && clock_ms() - c->started_ms >= sv->held.config->crash_window_ms)
-        sv->in_row = 0;
-    unsigned n = sv->in_row++;
-    return n == 0 ? 0 : wait_of(n);
-}
-
-/* By the wire; by a plain signal when that is full, because the server does not read. False: there
-   is nobody, or it is dead. */
-static bool pass_to(const struct child *c, int signo)
-{
-    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
-    if (c->pid == 0)
-        return false;
-    if (c->wire >= 0 && wire_send(c->wire, &m, 0) == 0)
-        return true;
-    bool dead = c->wire >= 0 && errno == EPIPE;
-    root_kill(c->pid, signo);
-    return !dead;
-}
-
-static void spawn(struct supervisor *sv)
-{
-    struct err err;
-    sv->restart_at_ms = 0;
-    const struct launch how = { .exe = sv->exe,
-                                .state_lock = sv->held.state_lock,
-                                .config_fd = sv->config_fd,
-                                .workers = sv->held.nworkers,
-                                .listeners = sv->held.listeners,
-                                .blocks = &sv->blocks,
-                                .stderr_fd = -1,
-                                .seq = sv->seq };
-    if (supervisor_spawn(sv, &sv->child, &how, &err) == 0) {
-        sv->unspawned = 0;
-        if (sv->hup) /* it begins with the configuration in force, and reads the file behind that */
-            pass_to(&sv->child, SIGHUP);
-        return;
-    }
-    if (sv->starts == 0) {
-        log_flush(FLUSH_MS);
-        fprintf(stderr, "graftd: %s\n", err.text);
-        sv->exit_status = 1;
-        return;
-    }
-    unsigned wait = wait_of(++sv->unspawned);
-    log_msg(LOG_ERROR, "exit", "%s: another try in %u ms", err.text, wait);
-    restart_in(sv, wait);
-}
-
-/* The last number of a copy that it may have made. No process makes a billion: what a crash wrote
-   there is not to use up all numbers. */
-uint64_t supervisor_last_seq(const struct child *c)
-{
-    uint64_t seq = c->area != NULL ? atomic_load(&c->area->seq) : 0;
-    return seq < c->first_seq + SEQ_MAX ? seq : c->first_seq + SEQ_MAX;
-}
-
-/* The child crashed, and may still be dying (`status` -1): plans the next one, at once where it
-   may, and only then looks at what happened. What is left of the old one is in `old`. */
-static void replace(struct supervisor *sv, struct child *old, int status)
-{
-    struct child *c = &sv->child;
-    unsigned wait = back_off(sv, c);
-    supervisor_upgrade_fail(sv, "the server process crashed meanwhile");
-    bool refused = status >= 0 && WIFEXITED(status) && !c->ready; /* and has said why */
-    if (!refused)
-        supervisor_identify(sv, c, status);
-    if (supervisor_last_seq(c) > sv->seq)
-        sv->seq = supervisor_last_seq(c);
-    if (status < 0)
-        sv->seq += DYING_COPIES;
-    notify_restarting(refused ? "the server process could not start again"
-                              : "the server process crashed: another one is started");
-    *old = *c; /* its wire stays open until it is dead: else it would drain our sockets */
-    *c = (struct child){ .wire = -1, .area_fd = -1 };
-    if (wait == 0)
-        spawn(sv);
-    else
-        restart_in(sv, wait);
-    if (refused)
-        log_msg(LOG_ERROR, "exit", "the server process could not start again: another try in %u ms",
-                wait);
-    else
-        supervisor_crash(sv, old, status);
-}
-
-/* It wrote down why and dies: its core may take long. */
-static void child_crashed(struct supervisor *sv)
-{
-    struct child *c = &sv->child;
-    if (c->leaving || !sv->served || atomic_load(&c->area->state) != CRASH_WHOLE)
-        return; /* its end will tell */
-    for (size_t i = 0; i < DYING_MAX; i++) {
-        if (sv->dying[i].pid != 0)
-            continue;
-        replace(sv, &sv->dying[i], -1);
-        return;
-    }
-}
 
 /* ---- What the server says -------------------------------------------------------------------- */
 
@@ -246,7 +125,7 @@ static void act_on_message(struct supervisor *sv, struct child *c, struct wire_m
         supervisor_upgrade_serving(sv);
         break;
     case WIRE_CRASH:
-        child_crashed(sv);
+        supervisor_child_crashed(sv);
         break;
     case WIRE_VITALS:
         take_vitals(sv, &m->body.vitals);
@@ -314,7 +193,7 @@ static void act_on_old(struct supervisor *sv, struct child *c, struct wire_messa
     wire_close_fds(m);
 }
 
-static void listen_to_child(struct supervisor *sv, int most)
+void supervisor_listen(struct supervisor *sv, int most)
 {
     listen_to(sv, &sv->child, most, act_on_message);
     listen_to(sv, &sv->up.next, most, act_on_next);
@@ -322,120 +201,21 @@ static void listen_to_child(struct supervisor *sv, int most)
         listen_to(sv, &sv->old[i].child, most, act_on_old);
 }
 
-/* ---- The dead -------------------------------------------------------------------------------- */
-
-static int status_of(int status)
-{
-    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-}
-
-/* The first one could not start, or it was told to end: that is the end. */
-static bool is_over(const struct supervisor *sv)
-{
-    return sv->child.leaving || !sv->served;
-}
-
-/* Copies up to this number are of nobody who lives. */
-static uint64_t dead_until(const struct supervisor *sv)
-{
-    uint64_t seq = sv->seq;
-    const struct child *living[2 + DYING_MAX + OLD_MAX] = { &sv->child, &sv->up.next };
-    for (size_t i = 0; i < DYING_MAX; i++)
-        living[2 + i] = &sv->dying[i];
-    for (size_t i = 0; i < OLD_MAX; i++)
-        living[2 + DYING_MAX + i] = &sv->old[i].child;
-    for (size_t i = 0; i < ARRAY_LEN(living); i++)
-        if (living[i]->pid != 0 && living[i]->first_seq < seq)
-            seq = living[i]->first_seq;
-    return seq;
-}
-
-/* Those of the one that died, and what could not be removed earlier, for want of descriptors. */
-static void remove_copies(const struct supervisor *sv, uint64_t first, uint64_t last)
-{
-    stage_remove_between(sv->held.stage, first, last);
-    stage_remove_between(sv->held.stage, 0, dead_until(sv));
-}
-
-/* Told of and reaped: nothing of it stays. */
-static void bury(struct supervisor *sv, struct child *c)
-{
-    uint64_t first = c->first_seq, last = supervisor_last_seq(c);
-    supervisor_forget(c);
-    remove_copies(sv, first, last);
-}
-
-static void child_ended(struct supervisor *sv, int status)
-{
-    struct child *c = &sv->child;
-    bool forced = sv->kill_signo != 0 && WIFSIGNALED(status);
-    struct child old;
-    if (!is_over(sv)) {
-        replace(sv, &old, status);
-        bury(sv, &old);
-        return;
-    }
-    if (WIFSIGNALED(status) && !forced)
-        supervisor_crash(sv, c, status);
-    sv->ended = forced ? 128 + sv->kill_signo : status_of(status);
-    supervisor_upgrade_fail(sv, "the server is told to end");
-    supervisor_forget(c);
-}
-
-static void old_ended(struct supervisor *sv, struct old *old, int status)
-{
-    struct child *c = &old->child;
-    if (WIFSIGNALED(status) && (old->until_ms != 0 || WTERMSIG(status) != SIGKILL))
-        supervisor_crash(sv, c, status);
-    log_msg(LOG_INFO, "upgrade", "process %d, whose place was taken, has ended: %s %d", (int)c->pid,
-            WIFSIGNALED(status) ? "signal" : "exit status",
-            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-    listeners_free(old->listeners);
-    uint64_t first = c->first_seq;
-    supervisor_forget(c);
-    stage_remove_between(sv->held.stage, first, old->last_seq);
-    *old = (struct old){ .child = { .wire = -1, .area_fd = -1 } };
-}
-
-static bool old_ones(const struct supervisor *sv)
-{
-    for (size_t i = 0; i < OLD_MAX; i++)
-        if (sv->old[i].child.pid != 0)
-            return true;
-    return sv->up.next.pid != 0;
-}
-
-static void dying_ended(struct supervisor *sv, struct child *c, int status)
-{
-    supervisor_crash(sv, c, status);
-    bury(sv, c);
-}
-
-/* Everybody's dead: as PID 1 those of others are ours to take away, too. */
-static void reap(struct supervisor *sv)
-{
-    int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
-        if (pid == sv->child.pid)
-            listen_to_child(sv, LAST_WORDS); /* it may be among the dying then */
-        if (pid == sv->child.pid) {
-            child_ended(sv, status);
-            continue;
-        }
-        if (supervisor_upgrade_ended(sv, pid, status))
-            continue;
-        for (size_t i = 0; i < OLD_MAX; i++)
-            if (sv->old[i].child.pid == pid) {
-                listen_to_child(sv, LAST_WORDS);
-                old_ended(sv, &sv->old[i], status);
-            }
-        for (size_t i = 0; i < DYING_MAX; i++)
-            if (sv->dying[i].pid == pid)
-                dying_ended(sv, &sv->dying[i], status);
-    }
-}
-
 /* ---- Signals --------------------------------------------------------------------------------- */
+
+/* By the wire; by a plain signal when that is full, because the server does not read. False: there
+   is nobody, or it is dead. */
+bool supervisor_pass_to(const struct child *c, int signo)
+{
+    struct wire_message m = { .type = WIRE_SIGNAL, .body.signal.signo = signo };
+    if (c->pid == 0)
+        return false;
+    if (c->wire >= 0 && wire_send(c->wire, &m, 0) == 0)
+        return true;
+    bool dead = c->wire >= 0 && errno == EPIPE;
+    root_kill(c->pid, signo);
+    return !dead;
+}
 
 static void stop(struct supervisor *sv, int signo)
 {
@@ -443,7 +223,7 @@ static void stop(struct supervisor *sv, int signo)
     bool at_once = signo == SIGQUIT || signals_stop(&sv->stop, clock_ms()) == SIGNALS_EXIT;
     supervisor_upgrade_fail(sv, "the server is told to end");
     for (size_t i = 0; i < OLD_MAX; i++)
-        pass_to(&sv->old[i].child, signo);
+        supervisor_pass_to(&sv->old[i].child, signo);
     if (sv->child.pid == 0) { /* nothing runs: what crashed is not started again */
         if (sv->ended < 0)
             sv->ended = sv->crashed.signo > 0 ? 128 + sv->crashed.signo : 128 + signo;
@@ -453,7 +233,7 @@ static void stop(struct supervisor *sv, int signo)
         return;
     }
     sv->child.leaving = true;
-    pass_to(&sv->child, signo);
+    supervisor_pass_to(&sv->child, signo);
     if (at_once && sv->kill_at_ms == 0) {
         sv->kill_at_ms = clock_ms() + FORCE_MS;
         sv->kill_signo = signo;
@@ -467,13 +247,13 @@ static void act_on_signal(struct supervisor *sv, int signo)
         break; /* looked after at every turn */
     case SIGUSR1:
         reopen_log();
-        pass_to(&sv->child, signo);
+        supervisor_pass_to(&sv->child, signo);
         break;
     case SIGHUP:
-        sv->hup = !pass_to(&sv->child, signo) || !sv->child.ready;
+        sv->hup = !supervisor_pass_to(&sv->child, signo) || !sv->child.ready;
         break;
     case SIGUSR2: /* each process looks at the folder when it starts */
-        pass_to(&sv->child, signo);
+        supervisor_pass_to(&sv->child, signo);
         break;
     default:
         stop(sv, signo);
@@ -504,8 +284,9 @@ static void look_at_clock(struct supervisor *sv)
 {
     uint64_t now = clock_ms();
     if (sv->restart_at_ms != 0 && now >= sv->restart_at_ms)
-        spawn(sv);
-    if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms && (sv->child.pid != 0 || old_ones(sv))) {
+        supervisor_start(sv);
+    if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms &&
+        (sv->child.pid != 0 || supervisor_old_ones(sv))) {
         if (sv->child.pid != 0)
             root_kill(sv->child.pid, SIGKILL);
         for (size_t i = 0; i < OLD_MAX; i++)
@@ -548,14 +329,14 @@ static void turn(struct supervisor *sv)
     poll(fds, ARRAY_LEN(fds), wait_ms(sv)); /* what is -1 is passed over */
     for (int signo; sv->exit_status < 0 && (signo = signals_next(sv->signal_fd)) != 0;)
         act_on_signal(sv, signo);
-    listen_to_child(sv, BURST);
+    supervisor_listen(sv, BURST);
     supervisor_upgrade_read(sv);
-    reap(sv);
+    supervisor_reap(sv);
     if (sv->exit_status < 0)
         look_at_clock(sv);
     if (sv->up.phase == UP_OVER)
         upgrade_over(sv);
-    if (sv->ended >= 0 && sv->exit_status < 0 && !old_ones(sv))
+    if (sv->ended >= 0 && sv->exit_status < 0 && !supervisor_old_ones(sv))
         sv->exit_status = sv->ended;
 }
 
@@ -626,7 +407,7 @@ static int serve(struct supervisor *sv)
         sv->exit_status = 1;
     }
     if (sv->exit_status < 0)
-        spawn(sv);
+        supervisor_start(sv);
     return run(sv);
 }
 
@@ -634,7 +415,7 @@ static int serve(struct supervisor *sv)
 static int go_on(struct supervisor *sv)
 {
     supervisor_upgrade_answer(sv);
-    reap(sv); /* a signal of that kind may have been lost on the way */
+    supervisor_reap(sv); /* a signal of that kind may have been lost on the way */
     return run(sv);
 }
 

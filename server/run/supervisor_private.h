@@ -112,11 +112,24 @@ struct supervisor {
     int exit_status;        /* -1: go on */
 };
 
+/* supervisor.c: by the wire; by a plain signal when that is full, because the server does not read.
+   False: there is nobody, or it is dead. */
+bool supervisor_pass_to(const struct child *c, int signo);
+/* Acts on what all of them have said, at most so many messages of each. */
+void supervisor_listen(struct supervisor *sv, int most);
+
+/* supervisor_life.c. */
+void supervisor_start(struct supervisor *sv);         /* the next server process, or a later try */
+void supervisor_child_crashed(struct supervisor *sv); /* it wrote down why, and dies */
+void supervisor_reap(struct supervisor *sv);          /* all that have died */
+/* Whether there are others than the one that serves: old ones, one in waiting. */
+bool supervisor_old_ones(const struct supervisor *sv);
+/* The last number of a copy that it may have made. */
+uint64_t supervisor_last_seq(const struct child *c);
+
 /* supervisor_spawn.c: starts `c` and hands it everything. -1: it is not there. */
 int supervisor_spawn(struct supervisor *sv, struct child *c, const struct launch *how,
                      struct err *err);
-/* The last number of a copy that it may have made. */
-uint64_t supervisor_last_seq(const struct child *c);
 void supervisor_forget(struct child *c); /* closes and unmaps what belonged to it */
 
 /* supervisor_shared.c: a WIRE_SHARED of the server, and all of them for the next one, who has until
