@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+# Rollouts under difficulty: a worse version leaves within a second whatever else goes on, and what was set holds
+import collections
+import os
+import signal
+import sys
+import threading
+import time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+from grafttest import *  # noqa: E402,F403
+from swaptest import *  # noqa: E402,F403
+
+# Fails where FAILS is 1 and the client asks for it (`?fail`), stands still where it asks for that (`?block`).
+SOURCE = r"""
+#include <graft/graft.h>
+#include <time.h>
+#include <unistd.h>
+
+static void ms(unsigned n)
+{
+    struct timespec t = { n / 1000, (long)(n % 1000) * 1000000L };
+    nanosleep(&t, NULL);
+}
+
+static int init(graft_self *self, void **state)
+{
+    (void)self, (void)state;
+    if (access(SLOW_FILE, F_OK) == 0)
+        ms(INIT_MS);
+    return 0;
+}
+
+static graft_next serve(graft_req *req, void *state)
+{
+    (void)state;
+    if (graft_query(req, "block").ptr != NULL)
+        ms(2500);
+    graft_set_header(req, "X-Version", VERSION);
+    return graft_text(req, FAILS && graft_query(req, "fail").ptr != NULL ? 500 : 200, VERSION "\n");
+}
+#if STATE
+static int out(graft_self *self, void *state, graft_buf *to)
+{
+    (void)self, (void)state;
+    return graft_buf_add(to, "x", 1);
+}
+
+static int in(graft_self *self, void *state, uint32_t schema, graft_str data)
+{
+    (void)state, (void)schema, (void)data;
+    return FAILS ? graft_fail(self, "this state is not mine") : 0;
+}
+#endif
+GRAFT_PLUGIN(.name = NAME, .version = VERSION, .summary = "For 88-rollout.t.", .init = init,
+             .routes = (const graft_route[]){ { "GET", "/" NAME, serve }, { 0 } },
+#if STATE
+             .state_schema = 1, .export_state = out, .import_state = in,
+#endif
+)
+"""
+
+
+def build(name, version, fails=0, init_ms=0, slow_file="/", state=0):
+    return compile_plugin(SOURCE, f'-DNAME="{name}"', f'-DVERSION="{version}"', f"-DFAILS={fails}",
+                          f"-DINIT_MS={init_ms}", f'-DSLOW_FILE="{slow_file}"', f"-DSTATE={state}")
+
+
+ROLLOUT = {"steps": [50], "step_ms": 60000, "min_requests": 50}
+
+
+def begin(rollout=None, names=("app",), state=0, **more):
+    s = Server([], {"plugins": {name: {"rollout": {**ROLLOUT, **(rollout or {})}} for name in names},
+                    **more.pop("config", {})}, **more)
+    for name in names:
+        s.install(build(name, "v1", state=state), name)
+    ok(s.reload()["ok"], "the stable version serves")
+    return s
+
+
+def roll(s, name="app", **how):
+    """Another version of it begins its rollout; the log's mark before."""
+    mark = s.mark()
+    s.install(build(name, "v2", **how), name)
+    answer = s.reload()
+    if not answer["ok"]:
+        raise Failed(str(answer))
+    return mark
+
+
+def states(s, name="app"):
+    return sorted((v["version"], v["state"], v["weight"]) for v in s.ps(name) if v["state"] in ("active", "canary"))
+
+
+class Wire:
+    """Asks all the time, on a connection of its own, and notes when which version answered."""
+
+    def __init__(self, s, target):
+        self.s, self.target, self.seen, self.going = s, target, [], True
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        with self.s.connect(timeout=30) as conn:
+            while self.going:
+                answer = conn.get(self.target)
+                self.seen.append((time.monotonic(), answer.status, answer.header("X-Version")))
+
+    def last(self, version):
+        """When it answered last; None: never."""
+        times = [t for t, _, v in self.seen if v == version]
+        return times[-1] if times else None
+
+    def stop(self):
+        self.going = False
+        self.thread.join()
+        return self
+
+
+def worse_leaves(s, mark, name, seconds=1.0):
+    """The canary fails from now on: how the wire sees the stable version again, which is the last of it."""
+    began = time.monotonic()
+    wire = Wire(s, "/app?fail=1")
+    time.sleep(secs(seconds) + 0.5)
+    wire.stop()
+    last = wire.last("v2")
+    ok(last is not None, f"{name}: the canary has failed", len(wire.seen))
+    ok(last - began < secs(seconds), f"{name}: within a second all requests are back on the stable version", last - began)
+    ok(len(wire.seen) and wire.seen[-1][1] == 200, f"{name}: which answers")
+
+
+@case("worse while another plugin's new version takes long to load: back within a second all the same")
+def _():
+    folder = tempdir()
+    slow = os.path.join(folder, "slow")
+    s = begin(names=("app", "other"))
+    s.config["plugins"].pop("other")
+    s.reload(config=True)
+    mark = roll(s, fails=1)
+    open(slow, "w").close()
+    s.install(build("other", "v2", init_ms=int(4000 * max(1, secs(1))), slow_file=slow), "other")
+    loading = later(s.reload)
+    wait_for(lambda: s.status()["swapping"], 5, "the other's load is in progress")
+    worse_leaves(s, mark, "a slow load")
+    ok(not loading.done(), "the other plugin still loads")
+    ok(loading.result(60)["ok"], "the other's load is over")
+    event = s.wait_event("rollback", since=mark)
+    is_((event["reason"], event["by"]), ("errors", "rollout"), "then the event")
+    wait_for(lambda: states(s) == [("v1", "active", 100)], 5, "and the canary is gone")
+    s.wait_event("quarantine", since=mark)
+    s.stop()
+
+
+@case("worse while a worker stands still: the event, the count and the quarantine follow when it turns")
+def _():
+    s = begin(workers=2, config={"timeouts_ms": {"adopt": 200}})
+    free = [s.connect(timeout=30) for _ in range(16)]
+    for conn in free:
+        conn.get("/app")
+    mark = roll(s, fails=1)
+    held = In(s, "/app?block=1")  # one worker; the other one's clients find the canary worse
+    time.sleep(0.1)
+    for conn in free:
+        conn.send(request_bytes("GET", "/app?fail=1") * 40)
+    wait_for(lambda: s.status()["swapping"], 2, "it is to be taken back")
+    time.sleep(0.5)
+    is_(s.find_events("rollback", mark), [], "which is not complete while a worker stands")
+    ok(s.status()["swapping"], "but pending")
+    held.answer()
+    event = s.wait_event("rollback", 20, since=mark)
+    is_((event["reason"], event["by"]), ("errors", "rollout"), "the event")
+    is_(len(s.find_events("rollback", mark)), 1, "once")
+    is_(s.metrics()['graft_rollouts_total{outcome="rollback"}'], 1, "counted")
+    wait_for(lambda: states(s) == [("v1", "active", 100)], 5, "the canary is gone")
+    s.wait_event("quarantine", since=mark)
+    time.sleep(1)
+    is_([e["msg"] for e in s.find_events("swap", mark, ok=False)], [], "no swap failed for it")
+    s.stop()
+
+
+@case("worse while other plugins are swapped without a pause: looked at all the same")
+def _():
+    s = begin(names=("app", "other"))
+    s.config["plugins"].pop("other")
+    s.reload(config=True)
+    mark = roll(s, fails=1)
+    going, swaps = True, 0
+
+    def swap():
+        nonlocal swaps
+        while going:
+            put(s, fresh("versioned_v1"), "versioned")
+            swaps += bool(s.reload()["ok"])
+    swapping = later(swap)
+    worse_leaves(s, mark, "swaps")
+    going = False
+    swapping.result(30)
+    diag(f"{swaps} swaps meanwhile")
+    s.wait_event("rollback", since=mark)
+    s.stop()
+
+
+@case("a promotion that is refused is not tried again and again, and holds back no requests all the time")
+def _():
+    s = begin({"step_ms": 100, "min_requests": 1}, state=1)
+    mark = roll(s, fails=1, state=1)
+    wire = Wire(s, "/app")
+    s.wait_event("swap", since=mark, ok=False)
+    time.sleep(3)
+    wire.stop()
+    tries = s.find_events("swap", mark, ok=False)
+    ok(1 <= len(tries) <= 4, f"{len(tries)} tries in three seconds", [e["msg"] for e in tries][:2])
+    like(tries[0]["msg"], "this state is not mine", "the reason")
+    is_(states(s), [("v1", "active", 50), ("v2", "canary", 50)], "it stays a canary")
+    is_({status for _, status, _ in wire.seen}, {200}, "no request failed")
+    s.stop()
+
+
+@case("a share set by hand while the rollout is about to go on: what the answer said holds")
+def _():
+    s = begin({"steps": [20, 40, 60, 80], "step_ms": 100, "min_requests": 1})
+    wire = Wire(s, "/app")
+    wrong = []
+    for i in range(12):
+        with open(build("app", f"v{i + 2}"), "rb") as f:
+            data = f.read() + bytes(40 << 20)  # takes a while to be hashed
+        put(s, data, "app")
+        if not s.reload()["ok"]:
+            raise Failed("no rollout")
+        time.sleep(0.03 * (i % 7))
+        run = s.ctl("canary", "app", "--weight", "10")
+        if run.returncode == 0:
+            time.sleep(0.5)
+            now = [(v["version"], v["weight"]) for v in s.ps("app") if v["state"] in ("active", "canary")]
+            if (f"v{i + 2}", 10) not in now:
+                wrong.append((i, now))
+        s.ctl("abort", "app")
+    wire.stop()
+    is_(wrong, [], "it holds")
+    s.stop()
+
+
+main()
