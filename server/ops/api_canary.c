@@ -100,7 +100,14 @@ void ops_answer_abort(struct ops *o, struct web_request *req, const char *rest)
 const char *ops_canary_reason(const struct ops *o, const struct version *v)
 {
     const struct rollout *r = rollout_of(swap_rollouts(o->swap), v);
-    return r != NULL && r->held ? "its share is held by hand until canary, promote or abort" : NULL;
+    if (r == NULL)
+        return NULL;
+    if (v->withdrawn)
+        return r->refused[0] != '\0' ? r->refused
+                                     : "it is worse: it gets no more requests, and is to leave";
+    if (r->held)
+        return "its share is held by hand until canary, promote or abort";
+    return r->refused[0] != '\0' ? r->refused : NULL;
 }
 
 static void put_side(struct json_out *j, const char *key, const struct judge_sample *s,

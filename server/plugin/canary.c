@@ -200,6 +200,12 @@ static void take_names(const struct generation *g, struct str field, struct name
     }
 }
 
+unsigned canary_share(const struct canary *c)
+{
+    bool none = atomic_load_explicit(&c->version->withdrawn, memory_order_relaxed);
+    return none ? 0 : c->weight;
+}
+
 unsigned canary_pick(const struct generation *g, struct request *r, bool by_name,
                      struct canary_dice *dice, bool *stray)
 {
@@ -216,7 +222,7 @@ unsigned canary_pick(const struct generation *g, struct request *r, bool by_name
         struct str who = client(c, r, dice, &token);
         uint32_t place =
             who.ptr != NULL ? canary_place(who, c->version->plugin) : next_place(dice, i);
-        mask |= (unsigned)canary_meets(place, c->weight) << i;
+        mask |= (unsigned)canary_meets(place, canary_share(c)) << i;
     }
     return mask;
 }

@@ -45,6 +45,9 @@ struct canary_dice {
 };
 void canary_dice_init(struct canary_dice *d, unsigned worker);
 
+/* What it gets now: nothing from the moment that it was found worse. Any thread. */
+unsigned canary_share(const struct canary *c);
+
 /* Which canaries this request meets: bit i for g->canaries[i]. `by_name`: its client may choose by
    X-Graft-Version: NAME=ID[, NAME=ID]. *stray is set when that names a version that does not serve:
    no other may answer for it. Sets the cookie of a client that needs one and has none. Worker. */

@@ -88,6 +88,7 @@ static struct tap *choose(struct exchange *x)
     for (unsigned i = 0; g != NULL && g->shadows && i < g->ncanaries; i++) {
         const struct canary *c = &g->canaries[i];
         if (c->shadow > 0 && in_chain(x, c->stable) &&
+            !atomic_load_explicit(&c->version->withdrawn, memory_order_relaxed) &&
             canary_shadows(&x->chain->dice, i, c->shadow))
             picked.canaries[picked.ncanaries++] = c->version->number;
     }

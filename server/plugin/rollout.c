@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LOOK_MS 200 /* worse -> back within a second: four looks of grace */
+#define LOOK_MS  200      /* worse -> back within a second: four looks of grace */
+#define PAUSE_US 1000000u /* after the first refusal */
+#define PAUSES   8u       /* so many times that at most */
 
 static const struct config_rollout unnamed = {
     .min_requests = 200, .max_error_rate = 0.01, .max_error_ratio = 2.0, .max_p99_ratio = 1.5
@@ -102,18 +104,52 @@ static void tell_shadows(struct rollout *r, const struct canary *c)
 
 /* ---- What is done ---------------------------------------------------------------------------- */
 
+static void hurry(struct rollout *r)
+{
+    r->pause_us = r->next_us = 0;
+    r->refused[0] = '\0';
+}
+
+/* What holds it back (a hand-over, a worker, a drain) is not gone in the next moment, and trying
+   may hold back requests. */
 static void answered(struct swap_ask *ask, const struct swap_result *result)
 {
     struct rollout *r = ask->arg;
     r->asked = false;
-    if (!result->ok)
+    if (result->ok) {
+        hurry(r);
         return;
-    r->all->taken_back += ask->wish == SWAP_ABORT;
-    r->all->promoted += ask->wish == SWAP_PROMOTE;
-    if (ask->wish == SWAP_ABORT)
+    }
+    r->pause_us = r->pause_us == 0 ? PAUSE_US : r->pause_us * 2;
+    r->pause_us = r->pause_us < PAUSES * PAUSE_US ? r->pause_us : PAUSES * PAUSE_US;
+    r->next_us = clock_us() + r->pause_us;
+    snprintf(r->refused, sizeof r->refused, "%s", result->reason);
+}
+
+/* As it has asked: also when that was answered `pending` long ago. */
+static void ended(struct rollout *r, enum swap_wish wish)
+{
+    r->all->taken_back += wish == SWAP_ABORT;
+    r->all->promoted += wish == SWAP_PROMOTE;
+    if (wish == SWAP_ABORT)
         log_judgement(r, LOG_WARN, "rollback", "taken back: it is worse than the stable version");
-    else if (ask->wish == SWAP_PROMOTE)
+    else if (wish == SWAP_PROMOTE)
         log_judgement(r, LOG_INFO, "promoted", "serves all requests: no worse than the last one");
+}
+
+static bool is_withdrawn(const struct canary *c)
+{
+    return atomic_load_explicit(&c->version->withdrawn, memory_order_relaxed);
+}
+
+/* No worker and no swap is waited for. */
+static void withdraw(struct rollout *r, const struct canary *c)
+{
+    hurry(r);
+    atomic_store_explicit(&c->version->withdrawn, true, memory_order_relaxed);
+    c->version->weight = 0;
+    c->stable->weight = 100;
+    log_judgement(r, LOG_WARN, "canary", "gets no more requests: it is worse");
 }
 
 /* For the quarantine, if that is what follows. */
@@ -147,6 +183,7 @@ static void ask(struct rollouts *rs, struct rollout *r, enum swap_wish wish, uns
                                 .weight = weight,
                                 .why = r->why,
                                 .by = "rollout",
+                                .by_itself = true,
                                 .evidence = r->evidence,
                                 .done = answered,
                                 .arg = r };
@@ -163,7 +200,7 @@ static void advance(struct rollouts *rs, struct rollout *r, const struct config_
     ask(rs, r, SWAP_PROMOTE, 0);
 }
 
-static void decide(struct rollouts *rs, struct rollout *r)
+static void decide(struct rollouts *rs, struct rollout *r, const struct canary *c)
 {
     const struct config_rollout *how = settings(rs, r);
     bool over = clock_us() - r->step_us >= (uint64_t)how->step_ms * 1000u;
@@ -172,7 +209,11 @@ static void decide(struct rollouts *rs, struct rollout *r)
             tell(r, "it is worse than the stable version; to take it back is left to you");
         return;
     }
-    if (r->judgement.verdict == JUDGE_WORSE)
+    if (r->judgement.verdict == JUDGE_WORSE && !is_withdrawn(c))
+        withdraw(r, c);
+    if (r->asked || clock_us() < r->next_us)
+        return;
+    if (is_withdrawn(c))
         ask(rs, r, SWAP_ABORT, 0);
     else if (r->held && over && r->judgement.verdict == JUDGE_GOOD)
         tell(r, "is no worse; its share is held by hand: promote it, or set another");
@@ -184,7 +225,7 @@ static void decide(struct rollouts *rs, struct rollout *r)
         tell(r, "waits: too little traffic to judge it");
 }
 
-static void look(struct rollouts *rs, struct rollout *r, const struct canary *c)
+static void weigh(struct rollouts *rs, struct rollout *r, const struct canary *c)
 {
     const struct config_rollout *how = settings(rs, r);
     struct judge_limits limits = { .min_requests = how->min_requests,
@@ -197,9 +238,15 @@ static void look(struct rollouts *rs, struct rollout *r, const struct canary *c)
     judge_sample_between(&now, &r->before, &r->sample);
     judge_sample_between(&stable_now, &r->stable_before, &r->stable_sample);
     judge(&r->stable_sample, &r->sample, &limits, &r->judgement);
+}
+
+/* One that was withdrawn has had its verdict: nothing that comes later changes it. */
+static void look(struct rollouts *rs, struct rollout *r, const struct canary *c)
+{
+    if (!is_withdrawn(c))
+        weigh(rs, r, c);
     tell_shadows(r, c);
-    if (!r->asked)
-        decide(rs, r);
+    decide(rs, r, c);
 }
 
 /* ---- Following the generations --------------------------------------------------------------- */
@@ -226,6 +273,8 @@ static void step(struct rollout *r, const struct canary *c)
     r->weight = c->weight;
     r->step_us = clock_us();
     r->told = false;
+    hurry(r);
+    atomic_store_explicit(&c->version->withdrawn, false, memory_order_relaxed);
     version_sum(c->version, &r->before);
     version_sum(c->stable, &r->stable_before);
 }
@@ -242,6 +291,8 @@ static bool among(const struct generation *g, const struct rollout *r)
 static void look_again(struct rollouts *rs)
 {
     static const struct timeval tv = { 0, LOOK_MS * 1000 };
+    if (evtimer_pending(rs->timer, NULL))
+        return; /* swaps that follow each other quickly put no look off */
     if (event_add(rs->timer, &tv) != 0)
         log_msg(LOG_ERROR, "memory", "out of memory: rollouts are not looked at");
 }
@@ -254,13 +305,17 @@ void rollouts_stop(struct rollouts *rs)
     rs->stopped = true;
 }
 
-void rollouts_follow(struct rollouts *rs, const struct generation *g)
+void rollouts_follow(struct rollouts *rs, const struct generation *g, enum swap_wish wish)
 {
     if (rs->stopped)
         return; /* the last adopt of a pending swap came in a drain */
-    for (size_t i = 0; i < ARRAY_LEN(rs->all); i++)
-        if (rs->all[i].on && !among(g, &rs->all[i]))
-            rs->all[i].on = false;
+    for (size_t i = 0; i < ARRAY_LEN(rs->all); i++) {
+        struct rollout *r = &rs->all[i];
+        if (!r->on || among(g, r))
+            continue;
+        r->on = false;
+        ended(r, wish);
+    }
     for (unsigned i = 0; i < g->ncanaries; i++) {
         const struct canary *c = &g->canaries[i];
         struct rollout *r = slot_of(rs, c);

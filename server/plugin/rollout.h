@@ -4,6 +4,9 @@
  * too little traffic waits. What is done is asked of the swap like anyone's wish; who watches
  * without being allowed to act ("auto": false, or no "rollout" at all) only says what it sees. A
  * share that was set by hand is held: no step follows by itself, but a worse one is taken back.
+ *
+ * A swap may have to wait, for another plugin's load or a worker that stands still. So a worse one
+ * is withdrawn first: from then on no worker sends it a request, whatever becomes of the swap.
  * Control thread.
  */
 #ifndef GRAFT_PLUGIN_ROLLOUT_H
@@ -27,6 +30,8 @@ struct rollout {
     struct judgement judgement;
     bool told;                            /* of this step: that it waits, or what it would do */
     bool asked;                           /* `ask` is on its way */
+    uint64_t pause_us, next_us;           /* after a refusal: not before; twice as long each time */
+    char refused[256];                    /* the last one's reason; "": it was not refused */
     uint64_t shadow_told, shadow_told_us; /* differences that were told of, and when */
     struct swap_ask ask;
     char why[256], evidence[512]; /* of a worse one, for the quarantine */
@@ -46,8 +51,9 @@ void rollouts_close(struct rollouts *rs);
 /* A drain: nothing is judged any more. Versions end while the last generation still names them. */
 void rollouts_stop(struct rollouts *rs);
 
-/* A generation serves: rollouts begin, change their step, or end. */
-void rollouts_follow(struct rollouts *rs, const struct generation *g);
+/* A generation serves: rollouts begin, change their step, or end. `wish`: what a rollout had asked
+   for to get there; SWAP_SCAN: nothing. */
+void rollouts_follow(struct rollouts *rs, const struct generation *g, enum swap_wish wish);
 
 /* The one of that version, or NULL. */
 const struct rollout *rollout_of(const struct rollouts *rs, const struct version *v);

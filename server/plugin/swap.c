@@ -200,6 +200,7 @@ static void take_asks(struct swap *s)
         r->shadow_asked = ask->shadow_asked;
         r->by = ask->by;
         r->evidence = ask->evidence;
+        r->by_itself = ask->by_itself;
         snprintf(r->why, sizeof r->why, "%s",
                  ask->why != NULL ? ask->why : "an abort was asked for");
         snprintf(r->plugin, sizeof r->plugin, "%s", ask->plugin);
@@ -221,7 +222,7 @@ static void take_asks(struct swap *s)
 static void round_begin(struct swap *s)
 {
     struct round *r = &s->round;
-    if (rollback_first(s))
+    if (rollback_first(s) || canary_gave_way(s))
         return;
     take_asks(s);
     r->config = r->want.config != NULL ? r->want.config : s->config;

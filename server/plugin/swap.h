@@ -103,6 +103,7 @@ struct swap_ask {
                                installed only if the swap succeeds */
     const char *why, *by;   /* rollback and abort: the reason, and who wants it (a literal); may be
                                NULL */
+    bool by_itself;         /* a rollout's: it gives way to what was done by hand meanwhile */
     const char *evidence;   /* abort: NULL, or JSON that lives as long as the swap */
     bool without_state;     /* swap.c's: a rollback whose hand-over has failed is tried again */
     uint64_t asked_us;      /* clock_us() of the trigger; 0 = now */

@@ -288,6 +288,26 @@ void canary_change(struct swap *s)
         round_build(s);
 }
 
+/* Between a rollout's look and its turn, somebody may have set the share, or brought another file.
+ */
+bool canary_gave_way(struct swap *s)
+{
+    struct swap_ask *ask =
+        list_empty(&s->waiting) ? NULL : list_entry(s->waiting.next, struct swap_ask, node);
+    if (ask == NULL || !ask->by_itself)
+        return false;
+    const struct canary *c = canary_of(s->current, ask->plugin);
+    bool there = c != NULL && strcmp(c->version->id, ask->id) == 0;
+    if (there && (ask->wish == SWAP_ABORT || (!c->held && !c->version->withdrawn)))
+        return false;
+    list_del(&ask->node);
+    answer_without_round(s, ask, "refused",
+                         there ? "its share was set by hand, or it is worse"
+                               : "it is no canary any more");
+    swap_kick(s);
+    return true;
+}
+
 /* ---- In force -------------------------------------------------------------------------------- */
 
 static void log_canary(const struct canary *c)
@@ -306,6 +326,7 @@ static void log_canary(const struct canary *c)
 void canary_installed(struct swap *s)
 {
     const struct generation *g = s->current;
+    rollouts_follow(&s->rollouts, g, s->round.by_itself ? s->round.wish : SWAP_SCAN);
     for (unsigned i = 0; i < g->nversions; i++) {
         g->versions[i]->canary = false;
         g->versions[i]->weight = 100;
@@ -313,14 +334,14 @@ void canary_installed(struct swap *s)
     }
     for (unsigned i = 0; i < g->ncanaries; i++) {
         const struct canary *c = &g->canaries[i];
-        bool told = c->version->canary && c->version->weight == c->weight &&
+        unsigned share = canary_share(c);
+        bool told = c->version->canary && c->version->weight == share &&
                     c->version->shadow == c->shadow && c->version->told;
         c->version->canary = c->version->told = true;
-        c->version->weight = c->weight;
+        c->version->weight = share;
         c->version->shadow = c->shadow;
-        c->stable->weight = 100 - c->weight;
+        c->stable->weight = 100 - share;
         if (!told)
             log_canary(c);
     }
-    rollouts_follow(&s->rollouts, g);
 }

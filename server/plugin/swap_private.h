@@ -74,6 +74,7 @@ struct round {
     struct identity from;                         /* SWAP_ROLLBACK: what is replaced */
     char from_id[40], why[QUARANTINE_REASON_MAX]; /* why: of a rollback or an abort */
     const char *by, *evidence;
+    bool by_itself; /* as swap_ask's */
 };
 
 #define SWAP_MAGIC 0x73776170u
@@ -134,6 +135,7 @@ bool canary_is_other(struct swap *s, const char *plugin);  /* the wish is about 
 void canary_plan(struct swap *s);      /* after the scan: which go on, which begin, which leave */
 void canary_change(struct swap *s);    /* a round without a scan */
 void canary_installed(struct swap *s); /* the generation serves: weights */
+bool canary_gave_way(struct swap *s); /* what a rollout asked for has no place any more: answered */
 const struct canary *canary_of(const struct generation *g, const char *plugin);
 
 /* swap_publish.c */

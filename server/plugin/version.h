@@ -173,15 +173,16 @@ struct version {
     unsigned cuts; /* cut messages on their way */
     void (*cut_done)(struct version *v);
     enum retire_step retire_step;
-    bool cool_only;  /* retire_cool */
-    bool drained;    /* the drain began its end, and waits for it also when it is stuck */
-    bool met;        /* workers have been told of it: they must be asked to let go */
-    bool canary;     /* fresh: it is to be one; active: it is one */
-    unsigned weight; /* percent of the requests that it gets, while it serves */
-    unsigned shadow; /* percent of the stable version's that are tried on it */
-    bool told;       /* its weight has been logged */
-    bool hung;       /* a callback of it has not returned in time, and has not yet */
-    bool absent;     /* the watch missed its file once, at absent_us */
+    bool cool_only;         /* retire_cool */
+    bool drained;           /* the drain began its end, and waits for it also when it is stuck */
+    bool met;               /* workers have been told of it: they must be asked to let go */
+    bool canary;            /* fresh: it is to be one; active: it is one */
+    unsigned weight;        /* percent of the requests that it gets, while it serves */
+    unsigned shadow;        /* percent of the stable version's that are tried on it */
+    _Atomic bool withdrawn; /* [any] found worse: a canary without a share until it has left */
+    bool told;              /* its weight has been logged */
+    bool hung;              /* a callback of it has not returned in time, and has not yet */
+    bool absent;            /* the watch missed its file once, at absent_us */
     uint64_t absent_us;
     char *reason;             /* failed or stuck: why */
     char signer[SIGNER_SIZE]; /* whose signature of the file was verified; "" = nobody's */
