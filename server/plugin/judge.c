@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#define FEW 2000
+
 double binomial_tail(uint64_t n, double p, uint64_t k)
 {
     if (k == 0 || p >= 1)
@@ -43,9 +45,8 @@ static double error_chance(const struct judge_sample *stable, const struct judge
     return fmax(fixed, relative);
 }
 
-/* The bucket that the p99 lies in at most, so that a small sample of the stable version does not
-   make the canary look slow: three standard deviations above. LATENCY_BUCKETS: it cannot be told.
- */
+/* The bucket that the p99 lies in at most, so that a sample of the stable version that happens to
+   be fast does not make the canary look slow: three standard deviations above. */
 static unsigned p99_bucket_at_most(const struct judge_sample *s)
 {
     double n = (double)s->requests, seen = 0;
@@ -55,7 +56,7 @@ static unsigned p99_bucket_at_most(const struct judge_sample *s)
         if (seen >= at)
             return i;
     }
-    return LATENCY_BUCKETS;
+    return LATENCY_BUCKETS - 1;
 }
 
 static uint64_t slower_than(const struct judge_sample *s, double us)
@@ -67,13 +68,35 @@ static uint64_t slower_than(const struct judge_sample *s, double us)
     return n;
 }
 
+/*
+ * Of fewer than FEW requests little or nothing bounds the p99. Then the slowest of both are looked
+ * at: those of the stable version above its p99 as it was seen, and those of the canary above the
+ * ratio times that. If no request took more than the ratio times as long on the canary, each of
+ * them would be either one's by their numbers of requests alone, wherever that p99 was seen.
+ */
+static double latency_chance_of_few(const struct judge_sample *stable,
+                                    const struct judge_sample *canary, double ratio)
+{
+    unsigned bucket = 0;
+    uint64_t above = stable->requests;
+    for (; bucket < LATENCY_BUCKETS && above * 100 > stable->requests; bucket++)
+        above -= stable->latency[bucket] < above ? stable->latency[bucket] : above;
+    if (bucket == 0)
+        return 1; /* there are none */
+    double limit = ratio * (double)latency_bound_us(bucket - 1);
+    uint64_t slower = slower_than(canary, limit);
+    double share = (double)canary->requests / (double)(canary->requests + stable->requests);
+    return fmax(binomial_tail(canary->requests, 0.01, slower),
+                binomial_tail(slower + above, share, slower));
+}
+
 static double latency_chance(const struct judge_sample *stable, const struct judge_sample *canary,
                              const struct judge_limits *limits)
 {
-    unsigned bucket = p99_bucket_at_most(stable);
-    if (bucket == LATENCY_BUCKETS)
-        return 1;
-    double limit = limits->max_p99_ratio * (double)latency_bound_us(bucket);
+    if (stable->requests < FEW)
+        return latency_chance_of_few(stable, canary, limits->max_p99_ratio);
+    double bound = (double)latency_bound_us(p99_bucket_at_most(stable));
+    double limit = limits->max_p99_ratio * bound;
     return binomial_tail(canary->requests, 0.01, slower_than(canary, limit));
 }
 

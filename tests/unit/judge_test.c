@@ -168,3 +168,57 @@ TEST(what_is_worse_is_found)
     is(errors, 100);
     is(slow, 100);
 }
+
+/* Of a few hundred requests nobody knows the p99; that all of them are ten times as slow is plain.
+ */
+TEST(a_slower_one_with_few_requests)
+{
+    for (unsigned n = 200; n < 1000; n += 100) {
+        begin(n);
+        serve(&stable, n, 100, 0);
+        serve(&canary, n, 1000, 0);
+        is(look(), JUDGE_WORSE);
+        ok(strcmp(verdict.why, "latency") == 0);
+        begin(n);
+        serve(&stable, n, 100, 0);
+        serve(&canary, n, 100, 0);
+        serve(&canary, n / 10, 5000, 0); /* every eleventh, beyond all of the stable version's */
+        is(look(), JUDGE_WORSE);
+    }
+}
+
+/* As slow as is borne, and as fast: looked at as often as a rollout is, from the first requests on.
+ */
+TEST(chance_makes_nothing_of_few_requests)
+{
+    unsigned alarms = 0;
+    for (unsigned rollout = 0; rollout < 400; rollout++) {
+        begin(5000 + rollout);
+        for (unsigned i = 0; i < 100; i++) {
+            serve(&stable, 10, 100, 0);
+            serve(&canary, 10, rollout % 2 ? 150 : 100, 0);
+            if (look() == JUDGE_WORSE) {
+                alarms++;
+                break;
+            }
+        }
+    }
+    ok(alarms <= 1);
+    if (alarms > 0)
+        fprintf(stderr, "# %u alarms\n", alarms);
+}
+
+TEST(one_of_them_without_requests)
+{
+    begin(8);
+    serve(&canary, 100000, 100, 1);
+    is(look(), JUDGE_WAIT); /* nobody to compare it with */
+    ok(verdict.error_chance <= 1 && verdict.latency_chance <= 1);
+    begin(9);
+    serve(&stable, 100000, 100, 1);
+    is(look(), JUDGE_WAIT);
+    begin(10);
+    serve(&canary, 990, 100, 1); /* a weight of 99: the others are few, but enough */
+    serve(&stable, 30, 100, 0);
+    is(look(), JUDGE_WORSE);
+}
