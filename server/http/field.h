@@ -45,6 +45,7 @@ enum field_owner {
     FIELD_CONTENT_LENGTH, /* the plugin's promise, which the server holds it to */
     FIELD_DATE,           /* the server adds these two where no plugin has set them */
     FIELD_SERVER,
+    FIELD_OURS /* never of a name: one that the server adds for itself (response_own_field) */
 };
 enum field_owner field_owner(struct str name);
 

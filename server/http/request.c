@@ -77,7 +77,8 @@ static struct response_field *field_find(const struct request *r, struct str nam
 {
     for (unsigned i = 0; i < r->response.nfields; i++) {
         struct response_field *f = &r->response.fields[i];
-        if (f->name.ptr && f->name.len == name.len && str_case_eq(f->name, name))
+        if (f->name.ptr && f->name.len == name.len && f->owner != FIELD_OURS &&
+            str_case_eq(f->name, name))
             return f;
     }
     return NULL;
@@ -217,11 +218,31 @@ struct str response_field_get(const struct request *r, struct str name)
     return f ? f->value : (struct str){ NULL, 0 };
 }
 
+int response_own_field(struct request *r, struct str name, struct str value)
+{
+    return store_field(r, name, value, FIELD_OURS);
+}
+
+struct str response_own_field_get(const struct request *r, struct str name)
+{
+    for (unsigned i = 0; i < r->response.nfields; i++) {
+        const struct response_field *f = &r->response.fields[i];
+        if (f->owner == FIELD_OURS && str_eq(f->name, name))
+            return f->value;
+    }
+    return (struct str){ NULL, 0 };
+}
+
 void response_reset(struct request *r)
 {
-    out_drop(&r->response.body);
-    r->response = (struct response){
-        .status = 200, .promised = -1, .fields = r->response.fields, .room = r->response.room
+    struct response *p = &r->response;
+    unsigned kept = 0;
+    for (unsigned i = 0; i < p->nfields; i++)
+        if (p->fields[i].owner == FIELD_OURS)
+            p->fields[kept++] = p->fields[i];
+    out_drop(&p->body);
+    *p = (struct response){
+        .status = 200, .promised = -1, .nfields = kept, .fields = p->fields, .room = p->room
     };
 }
 

@@ -105,6 +105,11 @@ int response_field_remove(struct request *r, struct str name);
 struct str response_field_get(const struct request *r, struct str name);
 void response_reset(struct request *r); /* status 200, no fields, no body; before the head left */
 
+/* One of the server's own, which no plugin sees, replaces or removes; nor does response_reset. The
+   value is one that a field may have. */
+int response_own_field(struct request *r, struct str name, struct str value);
+struct str response_own_field_get(const struct request *r, struct str name);
+
 /* A body of the server's own: application/problem+json (RFC 9457) for that status, in place of the
    whole response, or of its body alone. `detail` may be NULL. Before the head has left. */
 #define PROBLEM_MAX 1400

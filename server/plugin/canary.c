@@ -108,7 +108,7 @@ static struct str new_cookie(struct request *r, struct canary_dice *dice)
     int len = snprintf(text, sizeof text, CANARY_COOKIE "=%016llx; Path=/; HttpOnly; SameSite=Lax",
                        (unsigned long long)roll(dice));
     struct str line = arena_copy(&r->arena, (struct str){ text, (size_t)len });
-    if (line.ptr == NULL || response_field(r, FIELD_ADD, STR("Set-Cookie"), line, NULL) != 0)
+    if (line.ptr == NULL || response_own_field(r, STR("Set-Cookie"), line) != 0)
         return (struct str){ NULL, 0 };
     return (struct str){ line.ptr + sizeof CANARY_COOKIE, CANARY_TOKEN };
 }
@@ -132,7 +132,7 @@ static struct str client(const struct canary *c, struct request *r, struct canar
         if (token->ptr == NULL)
             *token = cookie(r);
         if (token->ptr == NULL) /* chosen again, after it was held for a hand-over */
-            *token = cookie_in(response_field_get(r, STR("Set-Cookie")));
+            *token = cookie_in(response_own_field_get(r, STR("Set-Cookie")));
         if (token->ptr == NULL)
             *token = new_cookie(r, dice);
         return *token;
@@ -220,8 +220,7 @@ unsigned canary_pick(const struct generation *g, struct request *r, bool by_name
         if (named.asked & 1u << i)
             continue;
         struct str who = client(c, r, dice, &token);
-        uint32_t place =
-            who.ptr != NULL ? canary_place(who, c->version->plugin) : next_place(dice, i);
+        uint32_t place = who.len > 0 ? canary_place(who, c->version->plugin) : next_place(dice, i);
         mask |= (unsigned)canary_meets(place, canary_share(c)) << i;
     }
     return mask;

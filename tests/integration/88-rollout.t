@@ -2,6 +2,7 @@
 # Rollouts under difficulty: a worse version leaves within a second whatever else goes on, and what was set holds
 import collections
 import os
+import re
 import select
 import sys
 import threading
@@ -248,6 +249,53 @@ def _():
         s.ctl("abort", "app")
     wire.stop()
     is_(wrong, [], "it holds")
+    s.stop()
+
+
+COOKIES = r"""
+#include <graft/graft.h>
+#include <string.h>
+
+static graft_next serve(graft_req *req, void *state)
+{
+    (void)state;
+    graft_str how = graft_query(req, "how");
+    bool seen = graft_response_header(req, "Set-Cookie").ptr != NULL;
+    if (how.len > 0 && memcmp(how.ptr, "set", 3) == 0)
+        graft_set_header(req, "Set-Cookie", "session=1");
+    if (how.len > 0 && memcmp(how.ptr, "remove", 6) == 0)
+        graft_remove_header(req, "Set-Cookie");
+    if (how.len > 0 && memcmp(how.ptr, "reset", 5) == 0)
+        graft_reset_response(req);
+    if (how.len > 0 && memcmp(how.ptr, "fail", 4) == 0)
+        return graft_fail_req(req, "on purpose");
+    if (how.len > 0 && memcmp(how.ptr, "error", 5) == 0)
+        return graft_error(req, 500, "no");
+    return graft_text(req, seen ? 599 : 200, VERSION "\n");
+}
+
+GRAFT_PLUGIN(.name = "app", .version = VERSION, .summary = "For 88-rollout.t.",
+             .routes = (const graft_route[]){ { "GET", "/app", serve }, { 0 } })
+"""
+
+
+@case("a sticky client's cookie reaches it, whatever the plugin does with its answer's fields")
+def _():
+    s = begin({"steps": [50], "sticky": "cookie", "auto": False})
+    for version in ("c1", "c2"):
+        s.install(compile_plugin(COOKIES, f'-DVERSION="{version}"'), "app")
+        ok(s.reload()["ok"], version)
+        if version == "c1":
+            is_(s.ctl("promote", "app").returncode, 0, "stable")
+    for how, status in (("set", 200), ("remove", 200), ("reset", 200), ("fail", 500), ("error", 500), ("plain", 200)):
+        answers = [s.get(f"/app?how={how}") for _ in range(20)]
+        is_({a.status for a in answers}, {status}, f"{how}: the answer, in which no plugin sees the server's own cookie")
+        cookies = [[v for n, v in a.headers if n.lower() == "set-cookie"] for a in answers]
+        ok(all(sum(v.startswith("graft-canary=") for v in c) == 1 for c in cookies), f"{how}: with the cookie, once", cookies[0])
+        is_({sum(v == "session=1" for v in c) for c in cookies}, {int(how == "set")}, f"{how}: and the plugin's own beside it")
+        ok(all(re.fullmatch(r"graft-canary=[0-9a-f]{16}; Path=/; HttpOnly; SameSite=Lax", v)
+               for c in cookies for v in c if v != "session=1"), "for the whole site, not for scripts")
+    ok(len({c[0] for c in cookies}) == 20, "each client has its own")
     s.stop()
 
 

@@ -175,14 +175,58 @@ TEST(sticky_by_address)
     done();
 }
 
+TEST(sticky_by_an_address_of_version_6)
+{
+    begin();
+    canary("a", 30, CONFIG_STICKY_PEER);
+    session.conn.peer.family = AF_INET6;
+    unsigned met = 0, changed = 0;
+    for (unsigned i = 0; i < 20000; i++) {
+        struct in6_addr *to = &session.conn.peer.addr.v6;
+        memset(to, 0, sizeof *to);
+        to->s6_addr[0] = 0x20;
+        to->s6_addr[14] = (uint8_t)(i >> 8); /* the last bytes tell clients apart, too */
+        to->s6_addr[15] = (uint8_t)i;
+        unsigned first = pick(NULL, NULL);
+        session.conn.peer.port = (uint16_t)i;
+        changed += pick(NULL, NULL) != first;
+        met += first;
+    }
+    is(changed, 0);
+    ok(within(met / 20000.0, 0.3));
+    done();
+}
+
+/* Nothing tells them from others: not all of them on one side. */
+TEST(clients_without_what_would_tell_them_are_spread)
+{
+    static const struct {
+        enum config_sticky sticky;
+        const char *name, *value;
+    } cases[] = { { CONFIG_STICKY_HEADER, NULL, NULL },
+                  { CONFIG_STICKY_HEADER, "X-Client", "" },
+                  { CONFIG_STICKY_PEER, NULL, NULL } }; /* of a unix socket */
+    begin();
+    canary("a", 30, CONFIG_STICKY_NONE);
+    for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+        unsigned met = 0;
+        generation.canaries[0].sticky = cases[c].sticky;
+        for (unsigned i = 0; i < 20000; i++)
+            met += pick(cases[c].name, cases[c].value);
+        ok(within(met / 20000.0, 0.3));
+    }
+    done();
+}
+
 static struct str set_cookie(void)
 {
-    return response_field_get(request, STR("Set-Cookie"));
+    return response_own_field_get(request, STR("Set-Cookie"));
 }
 
 TEST(sticky_by_cookie)
 {
     begin();
+    dice.state = 20261123; /* the same cookies each time: chance has had its say */
     canary("a", 50, CONFIG_STICKY_COOKIE);
     unsigned met = 0, wrong = 0;
     for (unsigned i = 0; i < 20000; i++) {
