@@ -100,6 +100,45 @@ def _():
     like(shown, rf"versioned +- +{two_sha[:12]} +quarantined", "and graftctl ps")
 
 
+@case("a canary beside what is rolled back goes with it: nothing gives it all requests that had a few")
+def _():
+    s = serve(1)
+    put(s, 2)
+    ok(s.reload()["ok"], "build 2 is swapped in")
+    wait_for(lambda: len(stored(s)) == 2, 10, "both are kept")
+    three = put(s, 3)
+    is_(s.ctl("canary", "versioned", "--weight", "5").returncode, 0, "build 3 is a canary")
+    since = s.mark()
+    answer = rollback(s)
+    is_((answer["ok"], mark(s)), (True, 1), "rollback: build 1 serves")
+    like(s.wait_event("quarantine", since=since, sha256=three)["reason"], "canary.*rolled back", "build 3 is quarantined, and why")
+    for how in (signal.SIGUSR2, signal.SIGHUP, "restart"):
+        if how == "restart":
+            wait_for(lambda: three in index(s).partition('"quarantine"')[2], 10, "the index on the disk")
+            s = again(s)
+        else:
+            s.reload_signal(how)
+        is_({mark(s) for _ in range(40)}, {1}, f"{how}: build 1 serves all")
+    is_(s.ctl("canary", "versioned", "--weight", "50").returncode, 0, "asked for again by name it may")
+    is_({mark(s) for _ in range(40)}, {1, 3}, "serve")
+    put(s, 1)
+    ok(s.reload()["ok"], "and leaves without it")
+    s.stop()
+
+
+@case("a refused rollback is in the log and counted, as what else was asked for and refused")
+def _():
+    s = serve(1)
+    for name, why in (("versioned", "no good version"), ("nobody", 'no plugin "nobody"')):
+        since, before = s.mark(), s.metrics()['graft_swaps_total{outcome="failed"}']
+        is_(rollback(s, name)["ok"], False, f"{name}: refused")
+        event = s.wait_event("swap", since=since)
+        is_((event["ok"], event["level"]), (False, "error"), "event swap")
+        like(event["msg"], why, "with the reason")
+        is_(s.metrics()['graft_swaps_total{outcome="failed"}'] - before, 1, "/metrics")
+    s.stop()
+
+
 @case("what was replaced stays out: USR2, HUP, reload, another plugin's configuration")
 def _():
     s = Server(["hello", "request-id"], start=False)

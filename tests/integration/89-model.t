@@ -39,6 +39,8 @@ def _():
             "one hangs while another that leaves a thread is loaded": "put alpha hang 1\nput beta leak 2\nreload",
             "two crashes": "put beta good 1\nreload\ncrash beta\ncrash beta\nreload\nretry\nrollback beta",
             "a rollback beside a canary": "put gate good 1\nreload\nput gate good 2\ncanary gate 33\nrollback gate\nusr2",
+            "a rollback to what is the canary": "put gate good 1\nreload\nput gate good 2\nreload\nput gate good 1\ncanary gate 33\n"
+            "rollback gate\nusr2\nrestart",
             "two canaries and one of the middleware": "put alpha fail 1\ncanary alpha 25\nput beta good 2\ncanary beta 50\n"
             "put gate slow 3\ncanary gate 10\npromote gate\nabort beta\npromote alpha",
             "canaries over crashes and restarts": "put alpha good 1\ncanary alpha 33\nput gate slow 2\ncanary gate 50\nkill\n"

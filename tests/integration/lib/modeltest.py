@@ -252,19 +252,21 @@ class Model:
                               ended=self.end_canary(name))
 
     def rollback(self, name):
-        """The good version before serves again, out of the store; the one replaced is quarantined. A canary of
-        the plugin ends, and its file waits in the folder."""
+        """The good version before serves again, out of the store; the one replaced is quarantined, and with it a
+        canary of the plugin: nothing but what was good serves by itself afterwards."""
         p = self.plugins[name]
         before = [b for b in p.good if b != p.stable]
         if not p.stable or not before:
-            return Expect(1)
+            return self.not_swapped([])
         replaced, canary = p.stable, p.canary
         ended = [self.end(name, replaced)] + self.end_canary(name)
         self.serve(name, before[0], "store")
-        self.quarantine(name, replaced)
+        out = [replaced] + ([canary] if canary and canary != before[0] else [])
+        for build in out:
+            self.quarantine(name, build)
         self.rollbacks += 1
-        return self.published([("plugin_loaded", name, before[0]), ("rollback", name, before[0]),
-                               ("quarantine", name, replaced)],
+        return self.published([("plugin_loaded", name, before[0]), ("rollback", name, before[0])] +
+                              [("quarantine", name, build) for build in out],
                               changed=[(name, before[0])] + ([(name, "removed")] if canary else []), ended=ended)
 
     def find(self, again):
