@@ -173,6 +173,8 @@ static bool rollback_first(struct swap *s)
         return false;
     list_del(&ask->node);
     if (rollback_begin(s, ask, &word, &err) != 0) {
+        s->counts.failed++;
+        report_refused(s, ask, err.text);
         answer_without_round(s, ask, word, err.text);
         swap_kick(s);
         return true;

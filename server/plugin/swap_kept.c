@@ -231,6 +231,33 @@ static bool canary_kept(struct swap *s)
     return true;
 }
 
+/* A canary that was to follow what is rolled back is less proved than that. Left in the folder it
+   would get all requests from the next scan. */
+static void quarantine_canary(struct swap *s, const struct version *v)
+{
+    struct round *r = &s->round;
+    struct identity identity, back;
+    char why[QUARANTINE_REASON_MAX];
+    identity_of(v, &identity);
+    identity_of(r->fresh[0], &back);
+    if (identity_same(&identity, &back))
+        return;
+    snprintf(why, sizeof why, "it was a canary beside %s, which was rolled back: %.256s",
+             r->from_id, r->why);
+    keep_quarantine(s->deps.keep, &identity, why, NULL);
+}
+
+static void rolled_back(struct swap *s)
+{
+    struct round *r = &s->round;
+    s->counts.rollbacks++;
+    log_rollback(r, r->fresh[0]);
+    keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
+    for (size_t i = 0; i < r->nleaving; i++)
+        if (r->leaving[i]->canary)
+            quarantine_canary(s, r->leaving[i]);
+}
+
 void kept_adopted(struct swap *s)
 {
     struct round *r = &s->round;
@@ -238,11 +265,8 @@ void kept_adopted(struct swap *s)
     for (size_t i = 0; i < r->nfresh; i++)
         if (!r->fresh[i]->canary && !r->fresh[i]->stand_in)
             note_good(s, r->fresh[i]);
-    if (r->wish == SWAP_ROLLBACK && r->nfresh > 0) {
-        s->counts.rollbacks++;
-        log_rollback(r, r->fresh[0]);
-        keep_quarantine(s->deps.keep, &r->from, r->why, NULL);
-    }
+    if (r->wish == SWAP_ROLLBACK && r->nfresh > 0)
+        rolled_back(s);
     bool trials = note_trials(s);
     if (r->nfresh > 0 || r->nleaving > 0 || changed || trials)
         keep_save(s->deps.keep,
