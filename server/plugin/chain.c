@@ -204,8 +204,13 @@ bool chain_step(struct chain *c)
         return false;
     c->http->now_us = loop_clock_us(c->loop);
     struct list *n;
-    while ((n = list_pop(&c->ready)))
-        exchange_run(list_entry(n, struct exchange, ready));
+    while ((n = list_pop(&c->ready))) {
+        struct exchange *x = list_entry(n, struct exchange, ready);
+        if (UNLIKELY(x->aside & ASIDE_SHADOW))
+            shadow_run(x);
+        else
+            exchange_run(x);
+    }
     return true;
 }
 

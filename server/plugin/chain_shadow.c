@@ -9,8 +9,14 @@
 #define LONGER     (1u << 20) /* bytes past the client's answer: it differs, and is ended */
 #define LOG_SECOND 10
 #define FILES_MAX  SHADOWS_MAX
-#define LONG_US    1000u /* what takes longer to begin, in the worker's own time, is a burden */
-#define REST       9u    /* so often that time is left to clients before the next begins */
+/* The worker's own time, which its clients would have: in each WINDOW_US at most about SPENT_US.
+   What takes longer than LONG_US at a time is met by a client: REST times as long is left to them
+   then, so that one of a hundred meets it. */
+#define WINDOW_US 100000u
+#define SPENT_US  20000u
+#define LONG_US   1000u
+#define REST      99u
+#define REST_US   60000000u /* at most */
 
 /* What a client is sent, for comparing; in its request's arena. */
 struct tap {
@@ -29,6 +35,7 @@ struct shadow {
     struct version
         *version; /* the canary: pinned once it has begun; before, shadows_leave says when */
     bool pinned;  /* by us: it is not in the chain */
+    bool begun;   /* of nlive */
     bool ended;   /* by us, for a reason of ours */
     bool longer;
     uint64_t deadline_ms;
@@ -94,6 +101,11 @@ static struct tap *choose(struct exchange *x)
     }
     if (picked.ncanaries == 0 || all_of(x)->stopped)
         return NULL;
+    if (all_of(x)->n == SHADOWS_MAX) { /* then its client does not pay for the copy either */
+        for (unsigned i = 0; i < picked.ncanaries; i++)
+            count(canary_by(g, picked.canaries[i])->version, x->chain->loop, SHADOW_DROPPED);
+        return NULL;
+    }
     struct tap *t = arena_alloc(&x->request.arena, sizeof *t);
     if (t != NULL)
         *t = picked;
@@ -226,7 +238,7 @@ static struct exchange *copy(struct exchange *of, const struct canary *c,
 
 static void send_turn(struct shadows *all)
 {
-    if (all->turn_sent || all->resting || list_empty(&all->waiting))
+    if (all->turn_sent || all->resting || all->nlive >= all->allowed || list_empty(&all->waiting))
         return;
     loop_post(all->loop, &all->turn);
     all->turn_sent = true;
@@ -242,8 +254,27 @@ static void on_rested(evutil_socket_t fd, short what, void *arg)
 
 static void rest(struct shadows *all, uint64_t us)
 {
+    uint64_t now = clock_us(), until = all->resting ? all->rest_until_us + us : now + us;
+    all->rest_until_us = until < now + REST_US ? until : now + REST_US;
+    us = all->rest_until_us - now;
     struct timeval tv = { (time_t)(us / 1000000u), (suseconds_t)(us % 1000000u) };
     all->resting = event_add(&all->rest, &tv) == 0;
+}
+
+/* So much of the worker's time has gone to shadows, at one time. */
+static void spend(struct shadows *all, uint64_t us)
+{
+    uint64_t now = clock_us(), window = now / WINDOW_US;
+    if (window != all->window)
+        all->spent_us = 0;
+    all->window = window;
+    all->spent_us += us;
+    if (us > LONG_US) {
+        all->allowed = 1;
+        rest(all, us * REST);
+    } else if (all->spent_us > SPENT_US && !all->resting) {
+        rest(all, WINDOW_US - now % WINDOW_US);
+    }
 }
 
 static void launch(struct exchange *of, const struct canary *c, const struct shadow_answer *given)
@@ -268,14 +299,17 @@ void shadow_launch(struct exchange *x)
     struct shadow_digest digest;
     struct shadow_answer given;
     if (t == NULL)
-        return; /* its answer never began */
+        return; /* its answer never began, or there was no room for a shadow */
+    bool whole = !t->broken && !x->cut && all_of(x)->n < SHADOWS_MAX;
+    uint64_t began = clock_us();
     shadow_digest_init(&digest);
-    if (!t->broken && !x->cut)
+    if (whole)
         shadow_digest_queue(&digest, &t->body);
     digest.len = t->len;
     shadow_digest_end(&digest, x->request.response.status, &given);
-    bool whole = !t->broken && !x->cut && !digest.unreadable;
+    whole = whole && !digest.unreadable;
     tap_close(x);
+    spend(all_of(x), clock_us() - began);
     for (unsigned i = 0; i < t->ncanaries; i++) {
         const struct canary *c = canary_by(x->chain->loop->generation, t->canaries[i]);
         if (c != NULL)
@@ -320,7 +354,18 @@ static void run(struct exchange *x)
     s->pinned = !in_chain(x, s->version);
     if (s->pinned)
         version_pin(s->version, x->chain->loop->number);
-    exchange_run_now(x);
+    s->begun = true;
+    all_of(x)->nlive++;
+    shadow_run(x);
+}
+
+void shadow_run(struct exchange *x)
+{
+    struct shadows *all = all_of(x);
+    uint64_t began = loop_clock_us(all->loop);
+    x->chain->http->now_us = began;
+    exchange_run(x);
+    spend(all, clock_us() - began);
 }
 
 static void begin(struct shadows *all, struct exchange *x)
@@ -341,14 +386,9 @@ static void begin(struct shadows *all, struct exchange *x)
 static void on_turn(struct msg *m)
 {
     struct shadows *all = container_of(m, struct shadows, turn);
-    struct list *n = list_pop(&all->waiting);
-    uint64_t began = clock_us();
     all->turn_sent = false;
-    if (n != NULL)
-        begin(all, list_entry(n, struct exchange, node));
-    uint64_t took = clock_us() - began;
-    if (took > LONG_US)
-        rest(all, took * REST);
+    if (all->nlive < all->allowed && !list_empty(&all->waiting))
+        begin(all, list_entry(list_pop(&all->waiting), struct exchange, node));
     send_turn(all);
 }
 
@@ -447,9 +487,12 @@ void shadow_end(struct exchange *x)
     bool pinned = x->shadow->pinned;
     COUNTER_ADD(cell_of(canary, all->loop)->live, (uint64_t)-1);
     all->n--;
+    all->nlive -= x->shadow->begun;
+    all->allowed = all->allowed * 2 < SHADOWS_MAX ? all->allowed * 2 : SHADOWS_MAX;
     exchange_put_back(x);
     if (pinned)
         version_unpin(&canary, all->loop);
+    send_turn(all);
 }
 
 /* ---- Bounds ---------------------------------------------------------------------------------- */
@@ -530,7 +573,7 @@ void shadows_stop(struct shadows *all)
 
 void shadows_init(struct shadows *s, struct loop *l)
 {
-    *s = (struct shadows){ .loop = l, .turn.fn = on_turn };
+    *s = (struct shadows){ .loop = l, .allowed = 1, .turn.fn = on_turn };
     list_init(&s->waiting);
     list_init(&s->live);
     event_assign(&s->rest, l->base, -1, 0, on_rested, s);

@@ -26,12 +26,14 @@ struct shadows {
     struct loop *loop;
     struct list waiting; /* exchange.node: not begun */
     struct list live;
-    unsigned n;        /* both */
+    unsigned n, nlive; /* both; those of `live` that have begun */
+    unsigned allowed;  /* of nlive: 1 at first and behind one that took long, then twice as many */
     struct msg turn;   /* begins one of them: at most one in a turn of the loop */
-    struct event rest; /* after one that took long to begin, for nine times as long */
+    struct event rest; /* while it is pending none begins */
     bool turn_sent, resting, stopped;
-    uint64_t held;  /* bytes of answers in progress */
-    unsigned files; /* descriptors of files in them */
+    uint64_t rest_until_us, window, spent_us; /* of the worker's time, in this window */
+    uint64_t held;                            /* bytes of answers in progress */
+    unsigned files;                           /* descriptors of files in them */
     unsigned logged;
     uint64_t logged_second;
 };
