@@ -107,7 +107,11 @@ const char *ops_canary_reason(const struct ops *o, const struct version *v)
                                      : "it is worse: it gets no more requests, and is to leave";
     if (r->held)
         return "its share is held by hand until canary, promote or abort";
-    return r->refused[0] != '\0' ? r->refused : NULL;
+    if (r->refused[0] != '\0')
+        return r->refused;
+    const struct config_rollout *how = config_plugin(swap_config(o->swap), v->plugin)->rollout;
+    return how == NULL || !how->advance ? "its steps are left to you: canary, promote or abort"
+                                        : NULL;
 }
 
 static void put_side(struct json_out *j, const char *key, const struct judge_sample *s,

@@ -4,6 +4,7 @@ import collections
 import os
 import re
 import select
+import socket
 import sys
 import threading
 import time
@@ -296,6 +297,125 @@ def _():
         ok(all(re.fullmatch(r"graft-canary=[0-9a-f]{16}; Path=/; HttpOnly; SameSite=Lax", v)
                for c in cookies for v in c if v != "session=1"), "for the whole site, not for scripts")
     ok(len({c[0] for c in cookies}) == 20, "each client has its own")
+    s.stop()
+
+
+@case("three plugins roll out at once: each is judged by itself")
+def _():
+    names = ("app", "other", "third")
+    s = begin({"steps": [30, 60], "step_ms": 500, "min_requests": 50}, names=names)
+    mark = s.mark()
+    for name, fails in (("app", 0), ("other", 1), ("third", 0)):
+        s.install(build(name, "v2", fails=fails), name)
+    ok(s.reload()["ok"], "three changed files")
+    is_([v["weight"] for name in names for v in s.ps(name, "canary")], [30] * 3, "three rollouts begin")
+    wires = [Wire(s, f"/{name}?fail=1") for name in names]
+    s.wait_event("rollback", 20, since=mark, plugin="other")
+    for name in ("app", "third"):
+        s.wait_event("promoted", 20, since=mark, plugin=name)
+    for wire in wires:
+        wire.stop()
+    wait_for(lambda: all(len(s.ps(name)) == 1 for name in names), 10, "three versions")
+    is_([states(s, name) for name in names], [[("v2", "active", 100)], [("v1", "active", 100)], [("v2", "active", 100)]],
+        "two are promoted, one is taken back")
+    is_({e["plugin"] for e in s.find_events("rollback", mark)}, {"other"}, "no other was")
+    m = s.metrics()
+    is_((m['graft_rollouts_total{outcome="promoted"}'], m['graft_rollouts_total{outcome="rollback"}']), (2, 1), "/metrics")
+    s.stop()
+
+
+@case("a newer file begins again at the first step; HUP in the middle: its steps, its clients, its end hold from then on")
+def _():
+    s = begin({"steps": [20, 50], "step_ms": 300, "min_requests": 1})
+    rollout = s.config["plugins"]["app"]["rollout"]
+    mark = roll(s)
+    with_load = Wire(s, "/app")
+    s.wait_event("canary", 20, since=mark, weight=50)
+    rollout["step_ms"] = 60000
+    ok(s.reload(config=True)["ok"], "HUP: a longer step")
+    is_(states(s), [("v1", "active", 50), ("v2", "canary", 50)], "the canary goes on where it is")
+    s.install(build("app", "v3"), "app")
+    ok(s.reload()["ok"], "a newer file")
+    is_(states(s), [("v1", "active", 80), ("v3", "canary", 20)], "the first step, beside the same stable version")
+    mark = s.mark()
+    rollout.update(steps=[10, 33, 70], step_ms=200, sticky="header:X-User")
+    ok(s.reload(config=True)["ok"], "HUP: other steps")
+    s.wait_event("canary", 20, since=mark, weight=33)
+    rollout["step_ms"] = 60000
+    s.reload(config=True)
+    with s.connect() as conn:
+        seen = {user: {conn.request("GET", "/app", [("X-User", f"u{user}")]).header("X-Version") for _ in range(3)}
+                for user in range(60)}
+    ok(all(len(v) == 1 for v in seen.values()) and len({tuple(v) for v in seen.values()}) == 2, "and sticky from now on")
+    mark = s.mark()
+    s.config["plugins"]["app"] = {}
+    ok(s.reload(config=True)["ok"], "HUP: no rollout any more")
+    weight = s.ps("app", "canary")[0]["weight"]
+    ok(weight >= 33, "the canary keeps its share", weight)
+    like(str(s.ps("app", "canary")[0]["reason"]), "left to you", "and ps says that nothing follows by itself")
+    time.sleep(0.6)
+    is_(s.find_events("promoted", mark), [], "nor does it")
+    is_(s.ctl("promote", "app").returncode, 0, "promote")
+    with_load.stop()
+    is_({status for _, status, _ in with_load.seen}, {200}, "no request failed")
+    s.stop()
+
+
+@case("with watch: a rollout where the plugin has one, a switch where it has none; what is quarantined stays out")
+def _():
+    s = begin(names=("app", "other"), config={"watch": True})
+    s.config["plugins"]["other"] = {}
+    s.reload(config=True)
+    mark = s.mark()
+    s.install(build("app", "v2", fails=1), "app")
+    s.wait_event("canary", since=mark, plugin="app")
+    is_(states(s), [("v1", "active", 50), ("v2", "canary", 50)], "app: a canary, at the first step")
+    s.install(build("other", "v2"), "other")
+    wait_for(lambda: states(s, "other") == [("v2", "active", 100)], 10, "other: all of it")
+    is_(states(s), [("v1", "active", 50), ("v2", "canary", 50)], "app's canary was left alone")
+    with_load = Wire(s, "/app?fail=1")
+    s.wait_event("quarantine", since=mark, plugin="app")
+    with_load.stop()
+    bad = os.path.join(s.plugin_dir, "app.so")
+    mark = s.mark()
+    with open(bad, "rb") as f:
+        data = f.read()
+    put(s, data, "app")  # the same bytes as a new file: the watch looks
+    s.wait_event("swap", since=mark)
+    is_(states(s), [("v1", "active", 100)], "the watch does not load it again")
+    ok(s.reload()["ok"], "nor does reload")
+    is_(states(s), [("v1", "active", 100)], "it stays out")
+    s.config["plugins"]["app"]["config"] = {"n": 1}
+    ok(s.reload(config=True)["ok"], "another configuration")
+    is_(states(s), [("v1", "active", 50), ("v2", "canary", 50)], "is another identity: it is a canary again")
+    is_(s.ctl("abort", "app").returncode, 0, "abort")
+    ok(s.reload()["ok"], "reload")
+    is_(states(s), [("v1", "active", 100)], "out again")
+    ok(s.reload(retry=True)["ok"], "reload --retry")
+    is_(states(s), [("v1", "active", 50), ("v2", "canary", 50)], "tries it again, as a rollout")
+    s.stop()
+
+
+@case("sticky by address: each of many addresses stays on its version through the steps")
+def _():
+    s = begin({"sticky": "peer", "auto": False, "steps": [5, 50]})
+    roll(s)
+    before, moved = {}, 0
+    for weight in (5, 20, 50, 80, 99):
+        is_(s.ctl("canary", "app", "--weight", str(weight)).returncode, 0, f"{weight} %")
+        met = 0
+        for host in range(200):
+            with socket.create_connection(("127.0.0.1", s.port), 10, (f"127.0.{host % 7}.{host + 1}", 0)) as sock:
+                sock.sendall(request_bytes("GET", "/app") * 2)
+                data = b""
+                while data.count(b"X-Version: ") < 2 or not data.endswith(b"\n"):
+                    data += sock.recv(65536)
+            seen = set(re.findall(rb"X-Version: (v.)", data))
+            moved += len(seen) != 1 or (before.get(host) == {b"v2"} and seen != {b"v2"})
+            before[host] = seen
+            met += seen == {b"v2"}
+        within(met / 200, weight / 100 - 0.12, weight / 100 + 0.12, f"{weight} %: as many addresses")
+    is_(moved, 0, "none went back, or met both")
     s.stop()
 
 
