@@ -12,6 +12,8 @@ graftd runs under its supervisor. Parts, all of them unless some are named:
     handover     swaps of a plugin that exports its state, under load: swap time, how long its own requests were
                  held, and p99 of another plugin's with swaps / without
     rollback     graftctl rollback, from the question to an answer by the version before. Wanted: < 100 ms
+    canary       a canary that always fails, at 50 %, under load: from the answer with which its failing is no chance
+                 any more to the last request that it answers. Wanted: < 1 s
     orphan       the supervisor is killed while a request is in progress: until the server process has drained
 
     recovery.py                 all: some minutes
@@ -20,8 +22,10 @@ graftd runs under its supervisor. Parts, all of them unless some are named:
 
 import argparse
 import os
+import random
 import re
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -33,7 +37,7 @@ import common  # noqa: E402
 
 CRASHES = os.path.join(common.TOP, "tests/plugins/crashes.c")
 HANDOVER = os.path.join(common.TOP, "tests/plugins/handover.c")
-PARTS = ("recovery", "failed", "queue", "handover", "rollback", "orphan")
+PARTS = ("recovery", "failed", "queue", "handover", "rollback", "canary", "orphan")
 
 EXTRA = """#include <graft/graft.h>
 static graft_next hello(graft_req *req, void *state)
@@ -43,6 +47,16 @@ static graft_next hello(graft_req *req, void *state)
 }
 GRAFT_PLUGIN(.name = NAME, .version = "1.0.0",
              .routes = (const graft_route[]){ { "GET", "/" NAME, hello, 0 }, { 0 } }, )
+"""
+
+CANARY = """#include <graft/graft.h>
+static graft_next answer(graft_req *req, void *state)
+{
+    (void)state;
+    return graft_text(req, STATUS, "answer\\n");
+}
+GRAFT_PLUGIN(.name = "judged", .version = "1.0.0",
+             .routes = (const graft_route[]){ { "GET", "/judged", answer, 0 }, { 0 } }, )
 """
 
 
@@ -401,6 +415,62 @@ def rollback(options, checks, work):
         server.stop()
     checks.check(max(times) < 100, f"{len(times)} rollbacks, answered by the version before: {spread(times)} (wanted < 100)")
     return times
+
+
+class Witness(Clients):
+    """What a canary that always fails has answered, beside a stable version that never does, and when. `due`: when the
+    share of failures is above 1 %, and twice the stable version's, by less than one chance in ten thousand."""
+
+    def __init__(self, server, paths):
+        self.canary = self.stable = 0
+        self.first = self.due = self.last = None
+        super().__init__(server, paths)
+
+    def read(self, key):
+        before, wrong = self.answered, self.wrong
+        super().read(key)
+        if self.answered == before:
+            return
+        now = time.monotonic()
+        if self.wrong == wrong:
+            self.stable += 1
+            return
+        self.canary += 1
+        self.first, self.last = self.first or now, now
+        share = 2 * self.canary / (2 * self.canary + self.stable)
+        if self.due is None and max(0.01 ** self.canary, share ** self.canary) < 1e-4:
+            self.due = now
+
+
+def canary(options, checks, work):
+    source = os.path.join(work, "judged.c")
+    with open(source, "w", encoding="ascii") as file:
+        file.write(CANARY)
+    server = start(options, work, {"judged": (source, "-DSTATUS=200")}, {
+        "plugins": {"judged": {"rollout": {"steps": [50], "step_ms": 600000}}}})
+    times, answers = [], []
+    try:
+        bad = os.path.join(work, "judged.so")
+        common.compile_plugin(source, bad, "-DSTATUS=500")
+        for _ in range(max(5, options.crashes // 2)):
+            os.replace(shutil.copy(bad, os.path.join(server.plugins, ".bad")), os.path.join(server.plugins, "judged.so"))
+            touch(server, "judged")
+            if not server.ask("POST", "/v1/reload")["ok"]:
+                raise SystemExit("a reload failed:\n" + server.log_tail())
+            time.sleep(random.random() * 0.2)  # anywhere between two looks of the judge
+            clients = Witness(server, ["/judged"] * options.connections)
+            clients.turn(1.5)
+            clients.close()
+            if clients.due is None or clients.failed or any(v["weight"] for v in server.versions() if v["state"] == "canary"):
+                raise SystemExit(f"not taken back: {vars(clients)}\n{server.log_tail()}")
+            times.append((clients.last - clients.due) * 1e3)
+            answers.append(clients.canary)
+    finally:
+        server.stop()
+    checks.check(max(times) < 1000, f"{len(times)} canaries that fail, {options.connections} connections: from the answer that "
+                 f"proves it to its last {spread(times)} (wanted < 1000); answers that failed: median "
+                 f"{common.median(answers):.0f}, max {max(answers)}")
+    return {"ms": times, "failed": answers}
 
 
 def alive(pid):
