@@ -549,6 +549,7 @@ void shadows_leave(struct loop *l, const struct version *v)
     struct shadows *all = l->shadows;
     if (all == NULL)
         return;
+    all->allowed = 1; /* what comes next is not known yet */
     list_each_safe (n, &all->waiting) {
         struct exchange *x = list_entry(n, struct exchange, node);
         if (x->shadow->version == v)
