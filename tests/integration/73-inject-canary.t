@@ -80,7 +80,7 @@ def attempt(s, what, kind, n, many):
     if done is False and calls <= n:
         return False, True, "refused, but nothing was injected"
     if after == before and ask(s, what.verb) is not True:
-        return calls > n, True, "it does not work the second time"
+        return calls > n, True, f"it does not work the second time: {s.said}"
     wanted = serving(s)
     if done is True and after != wanted or wanted == before:
         return calls > n, not done, f"{before} became {wanted}"

@@ -37,6 +37,8 @@ static graft_next serve(graft_req *req, void *state)
     (void)state;
     if (graft_query(req, "block").ptr != NULL)
         ms(2500);
+    if (graft_query(req, "short").ptr != NULL)
+        ms(250);
     graft_set_header(req, "X-Version", VERSION);
     return graft_text(req, FAILS && graft_query(req, "fail").ptr != NULL ? 500 : 200, VERSION "\n");
 }
@@ -188,6 +190,46 @@ def _():
     s.wait_event("quarantine", since=mark)
     ok(len(s.find_events("swap", mark, ok=False)) <= 4, "it was not tried all the time")
     s.stop()
+
+
+@case("worse while a worker is slow to take it: an end that was pending is told when it has come, once")
+def _():
+    s = begin(workers=2, config={"timeouts_ms": {"adopt": 200}})
+    conns = [s.connect(timeout=60) for _ in range(16)]
+    for conn in conns:
+        conn.get("/app")
+    held = In(s, "/app?block=1")
+    time.sleep(0.1)
+    for conn in conns:
+        conn.send(request_bytes("GET", "/app"))
+    time.sleep(1)
+    ready, _, _ = select.select([conn.sock for conn in conns], [], [], 1)
+    held.answer()
+    for conn in conns:
+        conn.response()
+    live = [conn for conn in conns if conn.sock in ready]
+    slow = [conn for conn in conns if conn.sock not in ready]
+    mark = roll(s, fails=1)
+    going = True
+
+    def keep_busy(conn):  # so that it takes what it is told in the short times between two requests
+        while going:
+            conn.get("/app?short=1")
+    busy = [later(keep_busy, slow[0])]
+    time.sleep(0.1)
+    for conn in live:
+        conn.send(request_bytes("GET", "/app?fail=1") * 40)
+    s.wait_event("rollback", 60, since=mark)
+    going = False
+    for one in busy:
+        one.result(30)
+    wait_for(lambda: states(s) == [("v1", "active", 100)], 5, "the canary is gone")
+    time.sleep(1.2)
+    is_(len(s.find_events("rollback", mark)), 1, "once")
+    is_(s.metrics()['graft_rollouts_total{outcome="rollback"}'], 1, "counted once")
+    is_(len(s.find_events("quarantine", mark)), 1, "and quarantined")
+    diag([(e["ok"], e["publish_us"]) for e in s.find_events("swap", mark)])
+    s.kill()
 
 
 @case("worse while other plugins are swapped without a pause: looked at all the same")
