@@ -290,6 +290,29 @@ TEST(chosen_by_name)
     done();
 }
 
+TEST(one_that_was_found_worse_has_no_share)
+{
+    unsigned met = 0, other = 0;
+    char who[32];
+    begin();
+    canary("a", 99, CONFIG_STICKY_HEADER);
+    canary("b", 99, CONFIG_STICKY_NONE);
+    for (unsigned c = 0; c < 2; c++) {
+        generation.canaries[0].version->withdrawn = c == 0;
+        generation.canaries[1].version->withdrawn = c == 1;
+        for (unsigned i = 0; i < 1000; i++) {
+            snprintf(who, sizeof who, "client-%u", i);
+            unsigned picked = pick("X-Client", who);
+            met += (picked & 1u << c) != 0;
+            other += (picked & 1u << (1 - c)) != 0;
+        }
+    }
+    is(met, 0);
+    ok(other > 1900);
+    is(pick("X-Graft-Version", "b=bbbbbbbbbbbb.2") & 2, 2); /* by name it can still be asked */
+    done();
+}
+
 /* The share of those that the stable version has served, whatever the canary's own share is. */
 TEST(shares_of_shadows_are_kept_closely)
 {
