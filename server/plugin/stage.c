@@ -334,11 +334,11 @@ int stage_prepare(const char *configured, uid_t uid, gid_t gid, struct err *err)
 int stage_give(struct stage *s, struct root_gift *gift, const struct root_ids *to, struct err *err)
 {
     CHECK(s, STAGE_MAGIC);
-    remove_stale(s->root_fd, s->name);
+    stage_folder_sweep(s->root_fd, s->name);
     DIR *dir = fd_list(s->root_fd);
     bool alone = dir != NULL;
     for (struct dirent *e; alone && (e = readdir(dir)) != NULL;)
-        alone = is_dots(e->d_name) || strcmp(e->d_name, s->name) == 0;
+        alone = stage_folder_is_dots(e->d_name) || strcmp(e->d_name, s->name) == 0;
     if (dir != NULL)
         closedir(dir);
     if (!alone)
