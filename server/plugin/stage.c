@@ -249,9 +249,13 @@ static uint64_t seq_of(const char *name)
     return dot != NULL ? strtoull(dot + 1, NULL, 10) : 0;
 }
 
-static void remove_copies(int dir_fd, uint64_t first, uint64_t last, int depth)
+/* False: a folder could not be looked into, and could be another time. */
+static bool remove_copies(int dir_fd, uint64_t first, uint64_t last, int depth)
 {
-    DIR *dir = depth > 0 ? fd_list(dir_fd) : NULL;
+    if (depth == 0)
+        return true;
+    DIR *dir = fd_list(dir_fd);
+    bool whole = dir != NULL || !err_is_lack(errno);
     for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
         if (stage_folder_is_dots(e->d_name))
             continue;
@@ -259,19 +263,22 @@ static void remove_copies(int dir_fd, uint64_t first, uint64_t last, int depth)
         if (n > first && n <= last && unlinkat(dir_fd, e->d_name, 0) == 0)
             continue;
         int below = openat(dir_fd, e->d_name, STAGE_FOLDER);
-        if (below < 0)
+        if (below < 0) {
+            whole = whole && !err_is_lack(errno);
             continue;
-        remove_copies(below, first, last, depth - 1);
+        }
+        whole = remove_copies(below, first, last, depth - 1) && whole;
         close(below); /* and stays: who comes next may be about to move a copy into it */
     }
     if (dir != NULL)
         closedir(dir);
+    return whole;
 }
 
-void stage_remove_between(struct stage *stage, uint64_t first, uint64_t last)
+bool stage_remove_between(struct stage *stage, uint64_t first, uint64_t last)
 {
     CHECK(stage, STAGE_MAGIC);
-    remove_copies(stage->dir_fd, first, last, 2);
+    return remove_copies(stage->dir_fd, first, last, 2);
 }
 
 void stage_close(struct stage *stage)

@@ -42,8 +42,9 @@ struct stage *stage_adopt(int root_fd, int dir_fd, int lock_fd, const char *name
    after the other, share a folder, and no name may come again. Before the first copy. */
 void stage_count_in(_Atomic(uint64_t) *last);
 
-/* Removes the copies whose numbers are above `first`, up to `last`: their process has ended. */
-void stage_remove_between(struct stage *stage, uint64_t first, uint64_t last);
+/* Removes the copies whose numbers are above `first`, up to `last`: their process has ended. False:
+   for want of descriptors or memory some may be left. */
+bool stage_remove_between(struct stage *stage, uint64_t first, uint64_t last);
 
 /* Removes our folder with all that is in it. Accepts NULL. */
 void stage_close(struct stage *stage);

@@ -270,6 +270,7 @@ static uint64_t sooner(uint64_t a, uint64_t b)
 static int wait_ms(const struct supervisor *sv)
 {
     uint64_t at = sooner(sv->restart_at_ms, sv->kill_at_ms), now = clock_ms();
+    at = sooner(at, sv->sweep_at_ms);
     if (notify_flush())
         at = sooner(at, now + NOTIFY_MS);
     at = sooner(at, supervisor_upgrade_wakes(sv));
@@ -285,6 +286,8 @@ static void look_at_clock(struct supervisor *sv)
     uint64_t now = clock_ms();
     if (sv->restart_at_ms != 0 && now >= sv->restart_at_ms)
         supervisor_start(sv);
+    if (sv->sweep_at_ms != 0 && now >= sv->sweep_at_ms)
+        supervisor_sweep(sv, 0, 0);
     if (sv->kill_at_ms != 0 && now >= sv->kill_at_ms &&
         (sv->child.pid != 0 || supervisor_old_ones(sv))) {
         if (sv->child.pid != 0)

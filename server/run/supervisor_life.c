@@ -18,6 +18,7 @@
 #define FLUSH_MS      1000
 #define DYING_COPIES  16 /* that one may still make which has crashed and is not dead */
 #define SEQ_MAX       1000000000u
+#define SWEEP_MS      1000
 #define LAST_WORDS    4096 /* of one that is dead: more than the kernel has room for */
 
 /* ---- Starting again -------------------------------------------------------------------------- */
@@ -150,11 +151,11 @@ static uint64_t dead_until(const struct supervisor *sv)
     return seq;
 }
 
-/* Those of the one that died, and what could not be removed earlier, for want of descriptors. */
-static void remove_copies(const struct supervisor *sv, uint64_t first, uint64_t last)
+void supervisor_sweep(struct supervisor *sv, uint64_t first, uint64_t last)
 {
-    stage_remove_between(sv->held.stage, first, last);
-    stage_remove_between(sv->held.stage, 0, dead_until(sv));
+    bool whole = stage_remove_between(sv->held.stage, first, last);
+    whole = stage_remove_between(sv->held.stage, 0, dead_until(sv)) && whole;
+    sv->sweep_at_ms = whole ? 0 : clock_ms() + SWEEP_MS;
 }
 
 /* Told of and reaped: nothing of it stays. */
@@ -162,7 +163,7 @@ static void bury(struct supervisor *sv, struct child *c)
 {
     uint64_t first = c->first_seq, last = supervisor_last_seq(c);
     supervisor_forget(c);
-    remove_copies(sv, first, last);
+    supervisor_sweep(sv, first, last);
 }
 
 static void child_ended(struct supervisor *sv, int status)
@@ -193,7 +194,7 @@ static void old_ended(struct supervisor *sv, struct old *old, int status)
     listeners_free(old->listeners);
     uint64_t first = c->first_seq;
     supervisor_forget(c);
-    stage_remove_between(sv->held.stage, first, old->last_seq);
+    supervisor_sweep(sv, first, old->last_seq);
     *old = (struct old){ .child = { .wire = -1, .area_fd = -1 } };
 }
 

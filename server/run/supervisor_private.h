@@ -96,6 +96,7 @@ struct supervisor {
     unsigned starts, in_row; /* crashes of processes that did not live crash_window_ms */
     unsigned unspawned;      /* tries in a row to make a process at all */
     uint64_t restart_at_ms;  /* 0: no start is waited for */
+    uint64_t sweep_at_ms;    /* 0: nothing that the dead have staged is left */
     uint64_t kill_at_ms;     /* 0: nobody is in a hurry */
     int kill_signo;
     struct signals_stop stop;
@@ -122,6 +123,9 @@ void supervisor_listen(struct supervisor *sv, int most);
 void supervisor_start(struct supervisor *sv);         /* the next server process, or a later try */
 void supervisor_child_crashed(struct supervisor *sv); /* it wrote down why, and dies */
 void supervisor_reap(struct supervisor *sv);          /* all that have died */
+/* Removes what one that ended has staged, numbers above `first` up to `last`, and what could not be
+   removed earlier; what cannot be is tried again a second later. */
+void supervisor_sweep(struct supervisor *sv, uint64_t first, uint64_t last);
 /* Whether there are others than the one that serves: old ones, one in waiting. */
 bool supervisor_old_ones(const struct supervisor *sv);
 /* The last number of a copy that it may have made. */

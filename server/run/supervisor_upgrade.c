@@ -192,7 +192,7 @@ bool supervisor_upgrade_ended(struct supervisor *sv, pid_t pid, int status)
     if (!told)
         supervisor_upgrade_fail(sv, why);
     supervisor_forget(c);
-    stage_remove_between(sv->held.stage, first, last);
+    supervisor_sweep(sv, first, last);
     if (last > sv->seq)
         sv->seq = last;
     supervisor_upgrade_read(sv);

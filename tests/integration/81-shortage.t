@@ -33,4 +33,22 @@ def _():
     is_(s.stop(), 0, "exit 0")
 
 
+@case("no descriptor to look into the stage folder: what the dead process staged is removed when there are some again")
+def _():
+    s = Server(["hello", "echo"])
+    pid, boss = s.pid, s.proc.pid
+    before = resource.prlimit(boss, resource.RLIMIT_NOFILE)
+    staged = s.staged()
+    resource.prlimit(boss, resource.RLIMIT_NOFILE, (3, before[1]))
+    mark = s.mark()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(s.find_events("exit", mark)) >= 2, 20, "two tries")
+    is_(s.staged(), staged, "they lie there")
+    resource.prlimit(boss, resource.RLIMIT_NOFILE, before)
+    wait_for(lambda: s.get("/hello").status == 200, 20, "it serves again")
+    wait_for(lambda: len(s.staged()) == 2, 20, "the copies of the dead one are gone")
+    is_([path for path in s.staged() if path in staged], [], "only those of the one that serves are left")
+    is_(s.stop(), 0, "exit 0")
+
+
 main()
