@@ -48,8 +48,34 @@ static void go_to(struct upgrade *u, enum step step, unsigned ms)
 
 /* ---- The one that serves --------------------------------------------------------------------- */
 
+static void take_store(struct upgrade *u)
+{
+    struct err err;
+    if (keep_take(u->server->keep, &err) == 0) {
+        u->step = UPGRADE_OFF;
+        return;
+    }
+    if (clock_ms() < u->until_ms) {
+        look_again(u);
+        return;
+    }
+    log_msg(LOG_WARN, "state", "good versions and the quarantine are not written: %s", err.text);
+    u->step = UPGRADE_OFF;
+}
+
+/* After all: what was let go for the next process. */
+static void take_back(struct upgrade *u)
+{
+    web_accept(u->server->ops_web, true);
+    web_accept(u->server->api_web, true);
+    u->step = TAKING;
+    u->until_ms = clock_ms() + TAKE_MS;
+    take_store(u);
+}
+
 static void refuse(struct upgrade *u, int status, const char *error, const char *reason)
 {
+    bool yielded = u->step == YIELDING || u->step == YIELDED;
     log_msg(LOG_ERROR, "upgrade", "not upgraded, nothing was changed: %s", reason);
     if (u->req != NULL)
         ops_answer_error(u->req, status, error, "%s", reason);
@@ -58,6 +84,8 @@ static void refuse(struct upgrade *u, int status, const char *error, const char 
     event_del(&u->look);
     config_free(u->config);
     u->config = NULL;
+    if (yielded)
+        take_back(u);
     swap_hold(u->server->swap, false);
 }
 
@@ -252,21 +280,6 @@ void upgrade_wait(struct server *s)
     s->ops.live = true;
     s->upgrade->step = HEALTH;
     look_at_health(s->upgrade);
-}
-
-static void take_store(struct upgrade *u)
-{
-    struct err err;
-    if (keep_take(u->server->keep, &err) == 0) {
-        u->step = UPGRADE_OFF;
-        return;
-    }
-    if (clock_ms() < u->until_ms) {
-        look_again(u);
-        return;
-    }
-    log_msg(LOG_WARN, "state", "good versions and the quarantine are not written: %s", err.text);
-    u->step = UPGRADE_OFF;
 }
 
 static void serve(struct upgrade *u, int stderr_fd)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # graftctl upgrade: another process on the same sockets, then another program, without a failed request
 import os
+import re
 import shutil
 import signal
 import socket
@@ -256,6 +257,42 @@ def _():
         is_(slow.response().status, 200, "its request ends")
     is_(s.wait_exit(), 0, "exit 0")
     ok(not alive(old), "nobody stays")
+
+
+LATE = """#include <graft/graft.h>
+#include <unistd.h>
+static int init(graft_self *self, void **state)
+{
+    (void)self, (void)state;
+    return usleep(700000);
+}
+GRAFT_PLUGIN(.name = "late", .version = "1", .init = init)
+"""
+
+
+@case("the new one dies when the old one has let go of ops, control and the store: it takes them back")
+def _():
+    s = server({"hello": "hello", "versioned": "versioned_v1", "late": compile_plugin(LATE)})
+    old, mark, said = s.pid, s.mark(), []
+    asks = threading.Thread(target=lambda: said.append(upgrade(s)))
+    asks.start()
+    new = wait_for(lambda: [pid for pid in children(s.proc.pid) if pid != old], 20, "a second process")[0]
+    os.kill(old, signal.SIGSTOP)  # it will hear that it is to yield, and that the other one is dead, at once
+    time.sleep(secs(2))  # and the other one becomes ready meanwhile
+    os.kill(new, signal.SIGKILL)
+    gone(new)
+    os.kill(old, signal.SIGCONT)
+    asks.join()
+    is_((said[0][0], said[0][1].get("error")), (1, "failed"), f"refused: {said[0][1]}")
+    s.wait_event("upgrade", 10, since=mark, msg=re.compile("nothing was changed"))
+    is_((s.pid, children(s.proc.pid)), (old, [old]), "the same process serves, and answers at control")
+    is_(s.ops_get("/livez").status, 200, "and at ops")
+    sha256 = s.install("versioned_v2", "versioned")
+    ok(s.reload()["ok"], "a swap")
+    index = os.path.join(s.dir, "state", "index.json")
+    wait_for(lambda: sha256 in open(index, encoding="utf-8").read(), 20, "the store is written")
+    good(s)
+    is_(s.stop(), 0, "exit 0")
 
 
 @case("the new one crashes right after it took over: another one follows it on the same sockets")
