@@ -188,8 +188,9 @@ _Noreturn static void fail_start(struct server *s, const char *why)
 {
     log_flush(1000);
     fprintf(stderr, "graftd: %s\n", why);
-    if (s->boss == NULL)
-        listeners_free(s->listeners);
+    if (s->boss != NULL && s->listeners != NULL)
+        s->listeners->n = 0; /* the supervisor's, to close and to unlink */
+    listeners_free(s->listeners);
     s->listeners = NULL;
     leave_now(s, 1, true);
 }
