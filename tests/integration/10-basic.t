@@ -12,8 +12,6 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *  # noqa: E402,F403
 
-ROOT = os.geteuid() == 0
-
 
 def refused_start(s, seconds=30):
     """Starts a server that must not start: (exit status, what it said)."""
@@ -393,7 +391,7 @@ def _():
         (404, 404, 200, b"hello, x\n"), "enabled false; mount")
 
 
-@case("another user", ROOT, "needs root")
+@case("another user", OTHERS, NO_OTHERS)
 def _():
     nobody = pwd.getpwnam("nobody")
     folder = tempdir()
@@ -420,7 +418,7 @@ def _():
     like(said, "no-such-user", "named")
 
 
-@case("-t with another user sees what that user would see", ROOT, "needs root")
+@case("-t with another user sees what that user would see", OTHERS, NO_OTHERS)
 def _():
     nobody = pwd.getpwnam("nobody")
     folder = tempdir()
@@ -450,7 +448,7 @@ def _():
     said(0, "a configuration that only root can read", r"warning: .*graft\.json cannot be read by the user nobody: SIGHUP")
 
 
-@case("another user: a log file becomes its own, a device or pipe stays whose it is", ROOT, "needs root")
+@case("another user: a log file becomes its own, a device or pipe stays whose it is", OTHERS, NO_OTHERS)
 def _():
     nobody = pwd.getpwnam("nobody").pw_uid
     for kind in ("file", "pipe", "device"):

@@ -17,7 +17,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib
 from grafttest import *  # noqa: E402,F403
 
 HELLO = request_bytes("GET", "/hello")
-ROOT = os.geteuid() == 0
 
 
 def ms(n):
@@ -114,7 +113,7 @@ def of_nobody(config, **more):
     return s.start()
 
 
-@case("as another user than root: the same over IPv4, IPv6 and both", ROOT, "needs root")
+@case("as another user than root: the same over IPv4, IPv6 and both", OTHERS, NO_OTHERS)
 def _():
     for listen in ("127.0.0.1:0", "[::1]:0", ":0") if HAS_V6 else ("127.0.0.1:0",):
         for n in range(2):

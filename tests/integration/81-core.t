@@ -184,7 +184,7 @@ def _():
     ok(core(s, pid)[1] > 100000, "and a core")
 
 
-@case("a server that has become another user", os.geteuid() == 0, "needs root")
+@case("a server that has become another user", OTHERS, NO_OTHERS)
 def _():
     nobody = pwd.getpwnam("nobody")
     for supervise in (True, False):

@@ -244,7 +244,7 @@ def _():
     is_(s.ctl("reload").returncode, 0, "root may")
 
 
-@case("started as root, running as another user: the group stays")
+@case("started as root, running as another user: the group stays", OTHERS, NO_OTHERS)
 def _():
     s = server([OPS], config={"user": "nobody", "stage_dir": "", "ops": ""}, env={"CACHE_DIRECTORY": ""}, wait=False)
     s.wait_event("control")

@@ -186,7 +186,7 @@ def _():
     s = Server({"elsewhere": compile_plugin(ELSEWHERE)})
     is_(s.get("/elsewhere").text, "worker 1 pool 1", "NULL")
     for what in ("graft_shared was called", "graft_shared_old was called"):
-        is_(len(s.find_events("misuse", plugin="elsewhere", what=re.compile(what))), 2, f"misuse: {what}, twice")
+        wait_for(lambda w=what: len(s.find_events("misuse", plugin="elsewhere", what=re.compile(w))) == 2, 10, f"misuse: {what}, twice")
 
 
 @case("failed swaps leave no trace")

@@ -288,7 +288,7 @@ def _():
     like([e["msg"] for e in s.find_events("config")], "takes effect only at a restart: state_dir", "is named")
 
 
-@case("another user: an empty folder is given to it, one with something in it is not", os.geteuid() == 0, "needs root")
+@case("another user: an empty folder is given to it, one with something in it is not", OTHERS, NO_OTHERS)
 def _():
     nobody = pwd.getpwnam("nobody")
     for held in (False, True):

@@ -23,8 +23,8 @@ def user(name):
 
 USERS = [u for u in map(user, ("www-data", "daemon", "nobody")) if u]
 A, B = (USERS + [None, None])[:2]
-TWO = ROOT and B is not None
-WHY = "needs root and two users"
+TWO = OTHERS and B is not None
+WHY = NO_OTHERS if not OTHERS else "needs two users"
 
 def low_ports():
     """A port below 1024 that only root may bind, and nobody has."""

@@ -37,13 +37,26 @@ import traceback
 __all__ = ["ok", "is_", "isnt", "like", "within", "diag", "skip", "skip_all", "case", "main", "secs",
            "wait_for", "Failed", "Server", "Conn", "Response", "HttpError", "Prober", "plugin_path",
            "compile_plugin", "make_unique", "request_bytes", "graftd", "SANITIZER", "SCALE", "ENV",
-           "chunked", "alive", "back", "children", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6"]
+           "chunked", "alive", "back", "children", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6",
+           "OTHERS", "NO_OTHERS"]
 
 ENV = os.environ
 GRAFTD, GRAFTCTL = ENV["GRAFTD"], ENV["GRAFTCTL"]
 SRCDIR, PROBE = ENV["TEST_SRCDIR"], ENV["TEST_PROBE"]
 SANITIZER = ENV.get("TEST_SANITIZER", "none")
 SCALE = float(ENV.get("TEST_TIMEOUT_SCALE") or {"none": 1, "asan": 4, "tsan": 8}.get(SANITIZER, 4))
+def _others_reach(path):
+    """Whether any user may run the program `path`, in a clone below /root, say."""
+    while path != "/":
+        if not os.stat(path).st_mode & 0o001:
+            return False
+        path = os.path.dirname(path)
+    return True
+
+
+# Tests in which the server becomes another user: whether they can be, and else why not.
+OTHERS = os.geteuid() == 0 and _others_reach(os.path.abspath(PROBE)) and _others_reach(os.path.abspath(GRAFTD))
+NO_OTHERS = "needs root" if os.geteuid() != 0 else "another user cannot run the programs where they were built"
 REPORTS = re.compile(r"ERROR: AddressSanitizer|runtime error:|WARNING: ThreadSanitizer|"
                      r"ERROR: LeakSanitizer|FATAL: ThreadSanitizer|this must hold and does not|==\d+== .*(?:Invalid|lost)")
 

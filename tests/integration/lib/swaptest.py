@@ -85,11 +85,12 @@ def _stage(server):
 
 
 def footprint(server, seconds=5):
-    """_footprint, when the store is not just writing: it has files open meanwhile."""
+    """_footprint, when the store is not just copying and writing: it has files open meanwhile, its own and staged ones."""
     until = time.monotonic() + seconds
     while True:
         found = _footprint(server)
-        if time.monotonic() > until or not any("/state/files/" in path or "index.json" in path for path in found["fds"]):
+        busy = any("/state/files" in path or "index.json" in path or path.endswith(".so") for path in found["fds"])
+        if time.monotonic() > until or not busy:
             return found
         time.sleep(0.02)
 
