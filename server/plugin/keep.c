@@ -158,13 +158,20 @@ static void take_good(struct keep *k, const struct identity *identity)
     k->judged[0] = *identity;
 }
 
+static void take_trial(struct keep *k, const struct verdict *v)
+{
+    const struct trial trial = { .identity = v->identity,
+                                 .weight = v->weight,
+                                 .held = v->held != 0,
+                                 .shadow_asked = v->shadow > 0,
+                                 .shadow = v->shadow > 0 ? v->shadow - 1 : 0 };
+    trials_set(&k->model.trials, &trial);
+}
+
 /* What the process before had answered and had not written. */
 static void take_verdict(const struct verdict *v, void *arg)
 {
     struct keep *k = arg;
-    const struct trial trial = { .identity = v->identity,
-                                 .weight = v->weight,
-                                 .held = v->held != 0 };
     k->changes++;
     switch (v->kind) {
     case VERDICT_BAD:
@@ -177,7 +184,7 @@ static void take_verdict(const struct verdict *v, void *arg)
         take_good(k, &v->identity);
         break;
     case VERDICT_TRIAL:
-        trials_set(&k->model.trials, &trial);
+        take_trial(k, v);
         break;
     default:
         trials_end(&k->model.trials, &v->identity);

@@ -95,6 +95,8 @@ static void put_trials(struct json_out *j, const struct trials *t)
         put_identity(j, &trial->identity);
         json_put_u64(j, "weight", trial->weight);
         json_put_bool(j, "held", trial->held);
+        if (trial->shadow_asked)
+            json_put_u64(j, "shadow", trial->shadow);
         json_close(j, '}');
     }
     json_close(j, ']');
@@ -375,13 +377,25 @@ static int read_crashes(struct json_value list, struct quarantine *q, struct err
     return 0;
 }
 
+/* May be absent: then it was not set by hand. */
+static int read_shadow(struct json_value object, struct trial *out, struct err *err)
+{
+    int64_t shadow = 0;
+    struct json_value v = json_get(object, "shadow");
+    out->shadow_asked = json_present(v);
+    if (out->shadow_asked && (json_int(v, &shadow) != 0 || shadow < 0 || shadow > 100))
+        return json_fail(v, err, "shadow: expected 0 to 100");
+    out->shadow = (unsigned)shadow;
+    return 0;
+}
+
 static int read_trial(struct json_value v, struct keep_model *m, struct err *err)
 {
     struct trial trial;
     int64_t weight;
-    if (check_members(v, " plugin sha256 config_sha256 weight held ", err) != 0 ||
+    if (check_members(v, " plugin sha256 config_sha256 weight held shadow ", err) != 0 ||
         read_plugin(v, trial.identity.plugin, err) != 0 ||
-        read_identity(v, &trial.identity, err) != 0)
+        read_identity(v, &trial.identity, err) != 0 || read_shadow(v, &trial, err) != 0)
         return -1;
     struct json_value w = json_get(v, "weight"), held = json_get(v, "held");
     if (!json_present(w) || json_int(w, &weight) != 0 || weight < 0 || weight > 99)

@@ -82,7 +82,8 @@ static unsigned first_weight(struct swap *s, const char *plugin)
     return how != NULL ? how->steps[0] : old != NULL ? old->weight : 0;
 }
 
-/* By hand now, or before; else as add() took it from the configuration. */
+/* By hand now, or before, perhaps in a process that has ended; else as add() took it from the
+   configuration. */
 static void give_shadow(struct swap *s, struct canary *c, const struct canary *old)
 {
     const struct round *r = &s->round;
@@ -91,6 +92,8 @@ static void give_shadow(struct swap *s, struct canary *c, const struct canary *o
     c->shadow_asked = now || (old != NULL && old->shadow_asked);
     if (c->shadow_asked)
         c->shadow = now ? r->shadow : old->shadow;
+    else if (old == NULL)
+        trial_gives_shadow(s, c);
 }
 
 static struct version *in(struct version *const *list, size_t n, const char *plugin)

@@ -208,6 +208,8 @@ static bool note_trials(struct swap *s)
         identity_of(c->version, &trial.identity);
         trial.weight = c->weight;
         trial.held = c->held;
+        trial.shadow_asked = c->shadow_asked;
+        trial.shadow = c->shadow_asked ? c->shadow : 0;
         changed = keep_trial(s->deps.keep, &trial) || changed;
     }
     return changed;

@@ -190,6 +190,8 @@ void kept_names(struct swap *s);   /* names of known files, from the store */
 void trial_waits(struct swap *s, const struct found *f); /* the good version serves first */
 void trials_follow(struct swap *s);                      /* it does */
 void trials_drop(struct swap *s);                        /* the end came first, or a second start */
+/* The share of shadows that was set by hand while the version was a canary before. */
+void trial_gives_shadow(struct swap *s, struct canary *c);
 
 /* swap_drain.c */
 void drain_look(struct swap *s);                         /* something ended: is the drain over? */

@@ -1,7 +1,8 @@
 /*
  * Canaries across a start. A file that was one, or is to have a rollout, does not get all requests
  * because the process began anew: the first load takes the good version out of the store, and then,
- * by itself, what is here: a scan, which begins rollouts, or the weight that was set by hand.
+ * by itself, what is here: a scan, which begins rollouts, or the weight that was set by hand. A
+ * share of shadows that was is there again either way.
  */
 #include "plugin/swap_private.h"
 
@@ -47,6 +48,18 @@ void trial_waits(struct swap *s, const struct found *f)
                                        .weight = f->trial.weight,
                                        .done = answered };
     list_add_tail(&s->trials, &follower->node);
+}
+
+void trial_gives_shadow(struct swap *s, struct canary *c)
+{
+    struct identity identity;
+    struct trial trial;
+    const struct version *v = c->version;
+    identity_set(&identity, v->plugin, v->sha256, v->config_sha256);
+    if (!keep_is_on_trial(s->deps.keep, &identity, &trial) || !trial.shadow_asked)
+        return;
+    c->shadow_asked = true;
+    c->shadow = trial.shadow;
 }
 
 void trials_drop(struct swap *s)

@@ -9,14 +9,19 @@ static void drop(struct trials *t, size_t at)
     memmove(&t->list[at], &t->list[at + 1], (t->n - at) * sizeof t->list[0]);
 }
 
+static bool is_same(const struct trial *a, const struct trial *b)
+{
+    return identity_same(&a->identity, &b->identity) && a->weight == b->weight &&
+           a->held == b->held && a->shadow_asked == b->shadow_asked && a->shadow == b->shadow;
+}
+
 bool trials_set(struct trials *t, const struct trial *trial)
 {
     for (size_t i = 0; i < t->n; i++) {
         struct trial *old = &t->list[i];
         if (strcmp(old->identity.plugin, trial->identity.plugin) != 0)
             continue;
-        if (identity_same(&old->identity, &trial->identity) && old->weight == trial->weight &&
-            old->held == trial->held)
+        if (is_same(old, trial))
             return false;
         drop(t, i);
         break;

@@ -12,8 +12,10 @@
 
 struct trial {
     struct identity identity;
-    unsigned weight; /* percent: 0 to 99 */
-    bool held;       /* set by hand: it comes back with that weight */
+    unsigned weight;   /* percent: 0 to 99 */
+    bool held;         /* set by hand: it comes back with that weight */
+    bool shadow_asked; /* by hand: it comes back with `shadow`, else with what is configured */
+    unsigned shadow;   /* percent: 0 to 100; 0 when it was not asked for */
 };
 
 struct trials {

@@ -42,7 +42,8 @@ void verdict_trial(const struct trial *trial, int64_t when_ms)
                          .when_ms = when_ms,
                          .kind = VERDICT_TRIAL,
                          .weight = trial->weight,
-                         .held = trial->held };
+                         .held = trial->held,
+                         .shadow = trial->shadow_asked ? trial->shadow + 1 : 0 };
     add(&v);
 }
 
@@ -86,7 +87,8 @@ static bool is_one(const struct verdict *v)
 {
     return v->kind >= VERDICT_BAD && v->kind <= VERDICT_NO_TRIAL && v->weight <= 99 &&
            v->held <= 1 && is_ended(&v->identity) && identity_is_whole(&v->identity) &&
-           (v->kind != VERDICT_BAD || is_text(v->reason, sizeof v->reason));
+           (v->kind != VERDICT_BAD || is_text(v->reason, sizeof v->reason)) &&
+           (v->kind != VERDICT_TRIAL || v->shadow <= 101);
 }
 
 void verdicts_each(void (*fn)(const struct verdict *v, void *arg), void *arg)

@@ -15,12 +15,17 @@
 
 enum verdict_kind { VERDICT_NOTHING, VERDICT_BAD, VERDICT_GOOD, VERDICT_TRIAL, VERDICT_NO_TRIAL };
 
+/* An upgrade hands the memory on to another graftd, so nothing in it may move: `shadow` lies where
+   one that knows of none leaves an empty reason. */
 struct verdict {
     struct identity identity;
     int64_t when_ms;
-    uint32_t kind;                      /* enum verdict_kind */
-    uint32_t weight, held;              /* of VERDICT_TRIAL: as struct trial */
-    char reason[QUARANTINE_REASON_MAX]; /* of VERDICT_BAD */
+    uint32_t kind;         /* enum verdict_kind */
+    uint32_t weight, held; /* of VERDICT_TRIAL: as struct trial */
+    union {
+        char reason[QUARANTINE_REASON_MAX]; /* of VERDICT_BAD */
+        uint32_t shadow; /* of VERDICT_TRIAL: one more than was asked for; 0: nothing was */
+    };
 };
 
 /* Numbers count all that were ever added; those from `written` on wait, the last VERDICTS_MAX. */

@@ -162,4 +162,64 @@ def _():
     s.stop()
 
 
+def shadow(s):
+    """The canary's share of shadows, by ps and by /metrics; None: there is no canary."""
+    seen = [v.get("shadow", {}).get("percent", 0) for v in s.ps("versioned") if v["state"] == "canary"]
+    told = [int(value) for key, value in s.metrics().items() if key.startswith("graft_shadow_percent")]
+    return seen[0] if seen and (told or [0]) == seen else None
+
+
+def tries(s, percent, name):
+    wait_for(lambda: shadow(s) == percent, 10, f"{name}: shadows of {percent} %")
+    is_(shadow(s), percent, f"{name}: the share of shadows")
+
+
+@case("a share of shadows that was set by hand is there again after a crash and a restart, and goes with its canary")
+def _():
+    for rollout, configured in ((None, 0), ({**ROLLOUT, "shadow": 20}, 20)):
+        s, one = serve(rollout)
+        written(s, one, '"good"')
+        two = put(s, 2)
+        is_(s.ctl("canary", "versioned", "--weight", "7").returncode, 0, "canary --weight 7")
+        tries(s, configured, "not by hand")
+        for how in (killed, again):
+            written(s, two)
+            s = how(s)
+            serves(s, one, two, 7, f"{how.__name__}, rollout: {bool(rollout)}")
+            tries(s, configured, f"{how.__name__}: as it is configured")
+        for percent in (50, 0, 60):
+            args = ("canary", "versioned", "--weight", "7", "--shadow", str(percent))
+            is_(s.ctl(*args).returncode, 0, f"--shadow {percent}")
+            tries(s, percent, "by hand")
+            for how in (killed, again, killed):  # the first one at once: the index may be of before
+                s = how(s)
+                serves(s, one, two, 7, f"{how.__name__}, rollout: {bool(rollout)}")
+                tries(s, percent, f"{how.__name__}: by hand before")
+        is_(s.ctl("canary", "versioned", "--weight", "8").returncode, 0, "another weight")
+        tries(s, 60, "it stays")
+        s = killed(s)
+        serves(s, one, two, 8, "killed: the other weight")
+        tries(s, 60, "killed: and the share beside it")
+        is_(s.ctl("abort", "versioned").returncode, 0, "abort")
+        is_(s.ctl("canary", "versioned", "--weight", "7").returncode, 0, "the same file is a canary again")
+        tries(s, configured, "the share went with the abort")
+        s.stop()
+
+
+@case("a rollout that goes on with the share of shadows of the canary before does so after a crash and a restart")
+def _():
+    s, one = serve(ROLLOUT)
+    written(s, one, '"good"')
+    put(s, 2)
+    is_(s.ctl("canary", "versioned", "--weight", "7", "--shadow", "50").returncode, 0, "by hand")
+    three = put(s, 3)
+    ok(s.reload()["ok"], "a newer file")
+    for how in (lambda s: s, killed, again):
+        s = how(s)
+        serves(s, one, three, 20, "its rollout")
+        tries(s, 50, "with the shadows that were asked for")
+        is_([v["rollout"]["held"] for v in s.ps("versioned") if v["state"] == "canary"], [False], "not by hand")
+    s.stop()
+
+
 main()

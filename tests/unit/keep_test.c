@@ -179,6 +179,11 @@ TEST(what_is_on_trial_is_known_after_a_restart)
     add_good(k, &one);
     ok(keep_trial(k, &trial));
     ok(!keep_trial(k, &trial)); /* no news */
+    trial.shadow_asked = true;
+    ok(keep_trial(k, &trial)); /* 0 %, but by hand */
+    trial.shadow = 50;
+    ok(keep_trial(k, &trial));
+    ok(!keep_trial(k, &trial));
     trial = (struct trial){ .identity = other.kept.identity, .weight = 5 };
     ok(keep_trial(k, &trial));
     ok(flush(k));
@@ -187,9 +192,13 @@ TEST(what_is_on_trial_is_known_after_a_restart)
     must(keep_is_on_trial(k, &two.kept.identity, &found));
     is(found.weight, 30);
     ok(found.held);
+    ok(found.shadow_asked);
+    is(found.shadow, 50);
     must(keep_is_on_trial(k, &other.kept.identity, &found));
     is(found.weight, 5);
     ok(!found.held);
+    ok(!found.shadow_asked);
+    is(found.shadow, 0);
     ok(!keep_is_on_trial(k, &one.kept.identity, &found));
     add_good(k, &two);
     ok(!keep_is_on_trial(k, &two.kept.identity, &found)); /* judged */
@@ -199,6 +208,30 @@ TEST(what_is_on_trial_is_known_after_a_restart)
     keep_close(k);
     k = open_keep();
     ok(!keep_is_on_trial(k, &two.kept.identity, &found));
+    close_all(k);
+}
+
+/* The index is of before, or of nothing. */
+TEST(what_is_on_trial_is_known_after_a_crash)
+{
+    static struct verdict_area area;
+    struct keep *k = open_keep();
+    struct file one = make_file("shop", 1, "{}");
+    struct trial trial = { .identity = one.kept.identity, .weight = 30, .held = true }, found;
+    for (unsigned i = 0; i <= 3; i++) { /* not asked for, 0, 50 and 100 % */
+        trial.shadow_asked = i > 0;
+        trial.shadow = i > 0 ? (i - 1) * 50 : 0;
+        verdicts_open(&area);
+        ok(keep_trial(k, &trial));
+        keep_close(k);
+        verdicts_open(&area);
+        k = open_keep();
+        must(keep_is_on_trial(k, &one.kept.identity, &found));
+        is(found.weight, 30);
+        is(found.shadow_asked, trial.shadow_asked);
+        is(found.shadow, trial.shadow);
+    }
+    verdicts_open(NULL);
     close_all(k);
 }
 
@@ -628,6 +661,10 @@ TEST(a_configuration_as_deep_as_can_be_is_read_again)
     "\",\"when_ms\":1,\"reason\":\"r\"}"
 #define CRASH(name)                                                                                \
     "{\"plugin\":\"" name "\",\"sha256\":\"" H1 "\",\"config_sha256\":\"" H2 "\",\"when_ms\":1}"
+#define CANARY(shadow)                                                                             \
+    "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"canaries\":[{"           \
+    "\"plugin\":\"a\",\"sha256\":\"" H1 "\",\"config_sha256\":\"" H2                               \
+    "\",\"weight\":7,\"held\":true" shadow "}]}"
 
 static const char *read_text_index(const char *text)
 {
@@ -662,6 +699,12 @@ TEST(an_index_that_we_did_not_write)
           "array" },
         { "{\"graft_state\":1,\"plugins\":[],\"quarantine\":[],\"crashes\":[],\"canaries\":[{}]}",
           "expected a member \"plugin\"" },
+        { CANARY(""), "good" }, /* of before shares of shadows were kept */
+        { CANARY(",\"shadow\":0"), "good" },
+        { CANARY(",\"shadow\":100"), "good" },
+        { CANARY(",\"shadow\":101"), "expected 0 to 100" },
+        { CANARY(",\"shadow\":-1"), "expected 0 to 100" },
+        { CANARY(",\"shadow\":true"), "expected 0 to 100" },
         { "{\"graft_state\":1,\"plugins crashes\":[],\"quarantine\":[],\"crashes\":[]}",
           "found \"plugins crashes\"" },
         { INDEX("1", "", ""), "expected an object" },

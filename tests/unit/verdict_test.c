@@ -82,10 +82,24 @@ TEST(a_later_one_comes_later)
     is(waiting(), 2);
     is(kind, VERDICT_TRIAL);
     is(area.all[1].weight, 99);
+    is(area.all[1].shadow, 0); /* not asked for */
     verdict_no_trial(&trial.identity, 3);
     verdict_good(&trial.identity, 4);
     is(waiting(), 4);
     is(kind, VERDICT_GOOD);
+}
+
+TEST(a_share_of_shadows_is_as_it_was_asked_for)
+{
+    struct trial trial = { .identity = id("a", 1), .weight = 7, .held = true };
+    verdicts_open(&area);
+    for (unsigned percent = 0; percent <= 100; percent += 50) {
+        trial.shadow_asked = true;
+        trial.shadow = percent;
+        verdict_trial(&trial, 1);
+        is(waiting(), percent / 50 + 1);
+        is(area.all[percent / 50].shadow, percent + 1);
+    }
 }
 
 TEST(the_last_ones_are_kept)
@@ -122,10 +136,15 @@ TEST(whatever_a_crash_wrote_there_is_no_identity)
     area.all[1].kind = VERDICT_NO_TRIAL + 1;
     is(waiting(), 0);
     area.all[1].kind = VERDICT_TRIAL;
+    area.all[1].shadow = 101; /* 100 % */
+    is(waiting(), 1);
     area.all[1].weight = 100;
     is(waiting(), 0);
-    area.all[1].kind = VERDICT_BAD;
     area.all[1].weight = 0;
+    area.all[1].shadow = 102;
+    is(waiting(), 0);
+    area.all[1].kind = VERDICT_BAD;
+    snprintf(area.all[1].reason, sizeof area.all[1].reason, "bad");
     area.written = UINT64_MAX;
     is(waiting(), 1);
     area.added = UINT64_MAX;
