@@ -1,5 +1,6 @@
 /* Between keep.c (questions and changes), keep_model.c (what is known), keep_write.c (when it is
-   written), keep_index.c (its text) and keep_folder.c (its files) only. */
+   written), keep_index.c (its text), keep_place.c (where it is) and keep_folder.c (its files)
+   only. */
 #ifndef GRAFT_PLUGIN_KEEP_PRIVATE_H
 #define GRAFT_PLUGIN_KEEP_PRIVATE_H
 
@@ -54,6 +55,9 @@ struct keep_folder {
     char *path;
 };
 #define KEEP_FOLDER_NONE { false, -1, -1, -1, -1, { 0 }, 0, NULL }
+/* keep_place.c: the folder, found or made, and its lock (`handed`: as of keep_lock, or -1; stays the
+   caller's). 0, -1, or 1: there is none to use; keep_folder_close is the caller's each time. */
+int keep_place_open(struct keep_folder *f, const char *configured, int handed, struct err *err);
 /* The state folder, locked (`lock`: as of keep_lock, or -1; stays the caller's), ours from now on:
    0, or -1: err says why not; 1: there is none to use. What a process that had it before would
    write now is not written; for it that is no error. */
