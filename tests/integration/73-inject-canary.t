@@ -3,6 +3,7 @@
 """Each verb either has done what it says or has done nothing: never something between, nothing left behind, and it
 works when it is asked for again. inject/inject.c is armed from the request on the control socket to its answer."""
 import http.client
+import json
 import os
 import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -32,6 +33,19 @@ def ask(s, verb):
         return None
 
 
+def is_kept(s, *good):
+    """The store has these versions of the plugin, newest first, and writes nothing of them any more: what is
+    injected hits the rollback, and not the copy, made in the background, that it goes back to."""
+    state = os.path.join(s.dir, "state")
+    if not os.path.exists(os.path.join(state, "index.json")):
+        return False
+    with open(os.path.join(state, "index.json")) as f:
+        index = json.load(f)
+    listed = [v["sha256"] for p in index["plugins"] if p["plugin"] == "versioned" for v in p["good"]]
+    return (listed == list(good) and "canaries" not in index
+            and all(os.path.exists(os.path.join(state, "files", sha256)) for sha256 in good))
+
+
 class Verb:
     """What is done before it, and what it asks for."""
 
@@ -42,13 +56,15 @@ class Verb:
         """The state that a server is in before: `stable` serves, `newer` lies in the folder."""
         s.serial += 2
         ask(s, "abort")  # of the attempt before
-        put(s, marked(s.serial), "versioned")
+        stable = put(s, marked(s.serial), "versioned")
         if not s.reload()["ok"]:
             return "the stable version is not taken"
-        put(s, marked(s.serial + 1), "versioned")
+        newer = put(s, marked(s.serial + 1), "versioned")
         for verb in self.before:
             if ask(s, verb) is not True:
                 return f"{verb} does not work before anything fails"
+        if self.verb == "rollback":
+            wait_for(lambda: is_kept(s, newer, stable), 20, "the store has both versions")
         return None
 
 
