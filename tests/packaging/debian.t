@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+# Debian packages: built, the same twice, sound, installed on a bare Debian, upgraded under load, removed
+"""Wants root, the network (Debian's mirrors) and four minutes. GRAFT_TEST_DIST: a tarball of `make dist`."""
+import atexit
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.dont_write_bytecode = True
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
+from grafttest import *  # noqa: E402,F403
+from bare import Bare, Failure, run  # noqa: E402
+
+NAMES = ("graftd", "graft-plugins", "graft-dev", "graft-doc")
+WANTED = ("debootstrap", "dpkg-buildpackage", "dh", "lintian", "fakeroot")
+LACKING = [tool for tool in WANTED if shutil.which(tool) is None]
+if os.geteuid() != 0 or LACKING:
+    skip_all("wants root" if not LACKING else "wants " + ", ".join(LACKING))
+DIST = os.environ.get("GRAFT_TEST_DIST")
+if not DIST or not os.path.exists(DIST):
+    skip_all("GRAFT_TEST_DIST names no tarball (make dist)")
+VERSION = re.search(r"graft-([0-9.]+)\.tar", DIST).group(1)
+
+
+def unpack(name):
+    """The source as a package maintainer has it: the tarball and packaging/debian as debian/."""
+    folder = os.path.join(tempdir(0o755), name)
+    os.mkdir(folder)
+    shutil.copy(DIST, os.path.join(folder, f"graft_{VERSION}.orig.tar.xz"))
+    run("tar", "-xf", DIST, "-C", folder)
+    source = os.path.join(folder, f"graft-{VERSION}")
+    shutil.copytree(os.path.join(source, "packaging", "debian"), os.path.join(source, "debian"))
+    return source
+
+
+def build(source, what="full"):
+    env = {**os.environ, "DEB_BUILD_OPTIONS": "nocheck parallel=2", "HOME": tempdir()}
+    for name in [key for key in env if key.startswith(("MAKE", "TEST_", "GRAFT_"))]:
+        env.pop(name)
+    run("dpkg-buildpackage", "-us", "-uc", "--build=" + what, cwd=source, env=env)
+    return os.path.dirname(source)
+
+
+def edit(path, old, new):
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    assert old in text, f"{old!r} is not in {path}"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace(old, new, 1))
+
+
+def debs(folder):
+    return {os.path.basename(path).split("_")[0]: path for path in glob.glob(os.path.join(folder, "*.deb"))}
+
+
+def field(deb, name):
+    return run("dpkg-deb", "-f", deb, name).strip()
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def second_release():
+    """The next version of all: another changelog, and hello says something else."""
+    source = unpack("second")
+    edit(os.path.join(source, "debian", "changelog"), f"({VERSION}-1)", f"({VERSION}-2)")
+    edit(os.path.join(source, "plugins", "hello", "hello.c"), "hello, world", "hello again")
+    return build(source, "binary")
+
+
+FIRST = debs(build(unpack("first")))
+
+
+@case("the packages that are built")
+def _():
+    is_(sorted(name for name in FIRST if not name.endswith("-dbgsym")), sorted(NAMES), "their names")
+    like(field(FIRST["graftd"], "Provides"), r"\bgraft-abi-1 \(= \d+\)", "graftd provides the ABI, with its minor as version")
+    like(field(FIRST["graft-plugins"], "Depends"), r"\bgraft-abi-1 \(>= \d+\)", "plugins depend on it")
+    ok(int(field(FIRST["graftd"], "Installed-Size")) < 4096, "graftd is less than 4 MB")
+
+
+@case("lintian has nothing to say")
+def _():
+    changes = glob.glob(os.path.join(os.path.dirname(FIRST["graftd"]), "*.changes"))[0]
+    said = subprocess.run(["lintian", "--allow-root", "--fail-on", "none", "--suppress-tags", "initial-upload-closes-no-bugs",
+                           changes], capture_output=True, text=True, check=False).stdout
+    is_([line for line in said.splitlines() if re.match("[EW]: ", line)], [], "no error and no warning")
+
+
+@case("built twice, in another folder: the same bytes")
+def _():
+    again = debs(build(unpack("another-folder-with-a-longer-name")))
+    for name in sorted(FIRST):
+        is_(sha256(again[name]), sha256(FIRST[name]), name)
+
+
+class Load:
+    """Requests one after the other on connections that stay; none may fail."""
+
+    def __init__(self, port, clients=8):
+        self.port, self.stopped, self.failed, self.count, self.bodies = port, False, [], 0, set()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self):
+        conn = None
+        while not self.stopped:
+            try:
+                conn = conn or Conn(("127.0.0.1", self.port))
+                conn.send(request_bytes("GET", "/hello"))
+                answer = conn.response()
+                self.count += 1
+                self.bodies.add(answer.body)
+                if answer.status != 200:
+                    self.failed.append(answer.status)
+                if answer.header("Connection") == "close":
+                    conn.close()
+                    conn = None
+            except (OSError, HttpError) as error:
+                self.failed.append(repr(error))
+                conn = None
+
+    def stop(self):
+        self.stopped = True
+        for thread in self.threads:
+            thread.join()
+
+
+@case("on a bare Debian: install, serve, upgrade under load, remove")
+def _():
+    second = debs(second_release())
+    bare = Bare(os.path.join(tempdir(0o755), "root"))
+    atexit.register(bare.close)
+    for folder, files in (("first", FIRST), ("second", second)):
+        os.makedirs(bare.path("repo", folder))
+        for name in NAMES:
+            shutil.copy(files[name], bare.path("repo", folder, name + ".deb"))
+    bare.sh("apt-get -qq update; apt-get -qqy --no-install-recommends install /repo/first/graftd.deb")
+    like(bare.sh("id graft"), "uid=", "the user graft is there")
+    ok(not os.path.exists(bare.path("run/graft/control.sock")), "nothing was started without an init system")
+    port = free_port()
+    bare.sh("install -d -o graft -g graft -m 700 /run/graft /var/lib/graft /var/cache/graft")
+    server = bare.popen("setpriv", "--reuid", "graft", "--regid", "graft", "--init-groups", "env", "RUNTIME_DIRECTORY=/run/graft",
+                        "STATE_DIRECTORY=/var/lib/graft", "CACHE_DIRECTORY=/var/cache/graft", f"GRAFT_LISTEN=127.0.0.1:{port}",
+                        f"GRAFT_OPS=127.0.0.1:{free_port()}", "GRAFT_DRAIN_DELAY_MS=0", "graftd", "-c", "/etc/graft/graft.json")
+    try:
+        wait_for(lambda: os.path.exists(bare.path("run/graft/control.sock")), 20, "the control socket")
+        get = lambda: curl(port)  # noqa: E731
+        is_(wait_for(get, 20, "an answer")[0], 404, "without plugins nothing is served")
+        bare.sh("apt-get -qqy install /repo/first/graft-plugins.deb")
+        is_(get(), (200, b"hello, world\n"), "a plugin package is swapped in by its trigger")
+        load = Load(port)
+        time.sleep(1)
+        pid = status(bare)["pid"]
+        bare.sh("apt-get -qqy install /repo/second/graft-plugins.deb")
+        is_(get(), (200, b"hello again\n"), "its next version, under load")
+        is_(status(bare)["pid"], pid, "in the same process")
+        time.sleep(1)
+        said = bare.sh("apt-get -qqy install /repo/second/graftd.deb 2>&1")
+        ok("goes on" not in said, "graftd's next version: the package has exchanged it", said)
+        isnt(status(bare)["pid"], pid, "another server process serves")
+        is_(server.poll(), None, "graftd has its PID still")
+        time.sleep(1)
+        load.stop()
+        is_(load.failed[:5], [], f"none of {load.count} requests failed in both upgrades")
+        is_(load.bodies, {b"hello, world\n", b"hello again\n"}, "both versions have answered")
+        bare.sh("apt-get -qqy remove graft-plugins")
+        is_(get()[0], 404, "the package is removed: its plugins are swapped out")
+    finally:
+        server.terminate()
+        is_(server.wait(30), 0, "graftd drains and exits 0")
+    bare.sh("apt-get -qqy purge graftd")
+    ok(not os.path.exists(bare.path("usr/sbin/graftd")) and not os.path.exists(bare.path("etc/graft")), "purged")
+
+
+def curl(port):
+    try:
+        with Conn(("127.0.0.1", port)) as conn:
+            conn.send(request_bytes("GET", "/hello"))
+            answer = conn.response()
+            return answer.status, answer.body
+    except (OSError, HttpError):
+        return None
+
+
+def status(bare):
+    return json.loads(bare.sh("graftctl --json status"))
+
+
+main()
