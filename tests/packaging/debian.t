@@ -184,6 +184,27 @@ def _():
     ok(not os.path.exists(bare.path("usr/sbin/graftd")) and not os.path.exists(bare.path("etc/graft")), "purged")
 
 
+@case("what the packages bring tests of (autopkgtest), on the same Debian")
+def _():
+    bare = Bare(os.path.join(tempdir(0o755), "root"), "build-essential,debhelper,fakeroot,pkg-config,curl,ca-certificates")
+    atexit.register(bare.close)
+    os.mkdir(bare.path("repo"))
+    for name in ("graftd", "graft-dev", "graft-plugins"):
+        shutil.copy(FIRST[name], bare.path("repo"))
+    bare.sh("apt-get -qq update; apt-get -qqy --no-install-recommends install /repo/*.deb")
+    tests = os.path.join(HERE, "..", "..", "packaging", "debian", "tests")
+    with open(os.path.join(tests, "control"), encoding="ascii") as file:
+        names = re.findall(r"^Tests: (.*)$", file.read(), re.M)
+    for name in names:
+        shutil.copy(os.path.join(tests, name), bare.path("repo"))
+        try:
+            bare.sh(f"/repo/{name}")
+            ok(True, name)
+        except Failure as error:
+            ok(False, name, str(error))
+    is_(len(names), 2, "all that control names")
+
+
 def curl(port):
     try:
         with Conn(("127.0.0.1", port)) as conn:
