@@ -1,8 +1,13 @@
-"""A bare Debian 12 below a folder (debootstrap), with /proc and /dev: what a package meets on a new machine. Root."""
+"""A bare Debian 12 below a folder (debootstrap), with /proc and /dev: what a package meets on a new machine; a graftd
+that serves in it, and the load on that. Root."""
 
+import json
 import os
 import shutil
 import subprocess
+import threading
+
+from grafttest import Conn, HttpError, free_port, request_bytes, wait_for
 
 
 class Failure(Exception):
@@ -40,3 +45,67 @@ class Bare:
             run("umount", "--recursive", "--lazy", self.path(mount))
         if not os.path.ismount(self.path("dev")) and not os.path.ismount(self.path("proc")):
             run("rm", "-rf", "--one-file-system", self.root)
+
+
+class Graftd:
+    """As the unit starts it, without systemd: a user's, with its folders."""
+
+    def __init__(self, bare):
+        self.bare, self.port = bare, free_port()
+        bare.sh("install -d -o graft -g graft -m 700 /run/graft /var/lib/graft /var/cache/graft")
+        self.proc = bare.popen(
+            "setpriv", "--reuid", "graft", "--regid", "graft", "--init-groups", "env", "RUNTIME_DIRECTORY=/run/graft",
+            "STATE_DIRECTORY=/var/lib/graft", "CACHE_DIRECTORY=/var/cache/graft", f"GRAFT_LISTEN=127.0.0.1:{self.port}",
+            f"GRAFT_OPS=127.0.0.1:{free_port()}", "GRAFT_DRAIN_DELAY_MS=0", "graftd", "-c", "/etc/graft/graft.json")
+        wait_for(lambda: self.get() is not None, 20, "an answer")
+
+    def get(self):
+        """(status, body) of /hello; None: nobody answers."""
+        try:
+            with Conn(("127.0.0.1", self.port)) as conn:
+                conn.send(request_bytes("GET", "/hello"))
+                answer = conn.response()
+                return answer.status, answer.body
+        except (OSError, HttpError):
+            return None
+
+    def pid(self):
+        """Of the process that serves."""
+        return json.loads(self.bare.sh("graftctl --json status"))["pid"]
+
+    def stop(self):
+        self.proc.terminate()
+        return self.proc.wait(30)
+
+
+class Load:
+    """Requests one after the other on connections that stay; none may fail."""
+
+    def __init__(self, port, clients=8):
+        self.port, self.stopped, self.failed, self.count, self.bodies = port, False, [], 0, set()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self):
+        conn = None
+        while not self.stopped:
+            try:
+                conn = conn or Conn(("127.0.0.1", self.port))
+                conn.send(request_bytes("GET", "/hello"))
+                answer = conn.response()
+                self.count += 1
+                self.bodies.add(answer.body)
+                if answer.status != 200:
+                    self.failed.append(answer.status)
+                if answer.header("Connection") == "close":
+                    conn.close()
+                    conn = None
+            except (OSError, HttpError) as error:
+                self.failed.append(repr(error))
+                conn = None
+
+    def stop(self):
+        self.stopped = True
+        for thread in self.threads:
+            thread.join()

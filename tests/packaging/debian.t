@@ -4,19 +4,17 @@
 import atexit
 import glob
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
 from grafttest import *  # noqa: E402,F403
-from bare import Bare, Failure, run  # noqa: E402
+from bare import Bare, Failure, Graftd, Load, run  # noqa: E402
 
 NAMES = ("graftd", "graft-plugins", "graft-dev", "graft-doc")
 WANTED = ("debootstrap", "dpkg-buildpackage", "dh", "lintian", "fakeroot")
@@ -104,39 +102,6 @@ def _():
         is_(sha256(again[name]), sha256(FIRST[name]), name)
 
 
-class Load:
-    """Requests one after the other on connections that stay; none may fail."""
-
-    def __init__(self, port, clients=8):
-        self.port, self.stopped, self.failed, self.count, self.bodies = port, False, [], 0, set()
-        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
-        for thread in self.threads:
-            thread.start()
-
-    def run(self):
-        conn = None
-        while not self.stopped:
-            try:
-                conn = conn or Conn(("127.0.0.1", self.port))
-                conn.send(request_bytes("GET", "/hello"))
-                answer = conn.response()
-                self.count += 1
-                self.bodies.add(answer.body)
-                if answer.status != 200:
-                    self.failed.append(answer.status)
-                if answer.header("Connection") == "close":
-                    conn.close()
-                    conn = None
-            except (OSError, HttpError) as error:
-                self.failed.append(repr(error))
-                conn = None
-
-    def stop(self):
-        self.stopped = True
-        for thread in self.threads:
-            thread.join()
-
-
 @case("on a bare Debian: install, serve, upgrade under load, remove")
 def _():
     second = debs(second_release())
@@ -149,37 +114,30 @@ def _():
     bare.sh("apt-get -qq update; apt-get -qqy --no-install-recommends install /repo/first/graftd.deb")
     like(bare.sh("id graft"), "uid=", "the user graft is there")
     ok(not os.path.exists(bare.path("run/graft/control.sock")), "nothing was started without an init system")
-    port = free_port()
-    bare.sh("install -d -o graft -g graft -m 700 /run/graft /var/lib/graft /var/cache/graft")
-    server = bare.popen("setpriv", "--reuid", "graft", "--regid", "graft", "--init-groups", "env", "RUNTIME_DIRECTORY=/run/graft",
-                        "STATE_DIRECTORY=/var/lib/graft", "CACHE_DIRECTORY=/var/cache/graft", f"GRAFT_LISTEN=127.0.0.1:{port}",
-                        f"GRAFT_OPS=127.0.0.1:{free_port()}", "GRAFT_DRAIN_DELAY_MS=0", "graftd", "-c", "/etc/graft/graft.json")
+    server = Graftd(bare)
     try:
-        wait_for(lambda: os.path.exists(bare.path("run/graft/control.sock")), 20, "the control socket")
-        get = lambda: curl(port)  # noqa: E731
-        is_(wait_for(get, 20, "an answer")[0], 404, "without plugins nothing is served")
+        is_(server.get()[0], 404, "without plugins nothing is served")
         bare.sh("apt-get -qqy install /repo/first/graft-plugins.deb")
-        is_(get(), (200, b"hello, world\n"), "a plugin package is swapped in by its trigger")
-        load = Load(port)
+        is_(server.get(), (200, b"hello, world\n"), "a plugin package is swapped in by its trigger")
+        load = Load(server.port)
         time.sleep(1)
-        pid = status(bare)["pid"]
+        pid = server.pid()
         bare.sh("apt-get -qqy install /repo/second/graft-plugins.deb")
-        is_(get(), (200, b"hello again\n"), "its next version, under load")
-        is_(status(bare)["pid"], pid, "in the same process")
+        is_(server.get(), (200, b"hello again\n"), "its next version, under load")
+        is_(server.pid(), pid, "in the same process")
         time.sleep(1)
         said = bare.sh("apt-get -qqy install /repo/second/graftd.deb 2>&1")
         ok("goes on" not in said, "graftd's next version: the package has exchanged it", said)
-        isnt(status(bare)["pid"], pid, "another server process serves")
-        is_(server.poll(), None, "graftd has its PID still")
+        isnt(server.pid(), pid, "another server process serves")
+        is_(server.proc.poll(), None, "graftd has its PID still")
         time.sleep(1)
         load.stop()
         is_(load.failed[:5], [], f"none of {load.count} requests failed in both upgrades")
         is_(load.bodies, {b"hello, world\n", b"hello again\n"}, "both versions have answered")
         bare.sh("apt-get -qqy remove graft-plugins")
-        is_(get()[0], 404, "the package is removed: its plugins are swapped out")
+        is_(server.get()[0], 404, "the package is removed: its plugins are swapped out")
     finally:
-        server.terminate()
-        is_(server.wait(30), 0, "graftd drains and exits 0")
+        is_(server.stop(), 0, "graftd drains and exits 0")
     bare.sh("apt-get -qqy purge graftd")
     ok(not os.path.exists(bare.path("usr/sbin/graftd")) and not os.path.exists(bare.path("etc/graft")), "purged")
 
@@ -203,20 +161,6 @@ def _():
         except Failure as error:
             ok(False, name, str(error))
     is_(len(names), 2, "all that control names")
-
-
-def curl(port):
-    try:
-        with Conn(("127.0.0.1", port)) as conn:
-            conn.send(request_bytes("GET", "/hello"))
-            answer = conn.response()
-            return answer.status, answer.body
-    except (OSError, HttpError):
-        return None
-
-
-def status(bare):
-    return json.loads(bare.sh("graftctl --json status"))
 
 
 main()

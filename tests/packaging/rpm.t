@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# RPM packages: built, sound, installed beside a graftd that serves, upgraded under load, removed
+"""Debian's rpm, in a bare Debian: what the packages need of libraries is Debian's own there (--nodeps). Root and network."""
+import atexit
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.dont_write_bytecode = True
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
+from grafttest import *  # noqa: E402,F403
+from bare import Bare, Graftd, Load, run  # noqa: E402
+
+LACKING = [tool for tool in ("debootstrap", "rpmbuild", "rpmlint") if shutil.which(tool) is None]
+if os.geteuid() != 0 or LACKING:
+    skip_all("wants root" if not LACKING else "wants " + ", ".join(LACKING))
+DIST = os.environ.get("GRAFT_TEST_DIST")
+if not DIST or not os.path.exists(DIST):
+    skip_all("GRAFT_TEST_DIST names no tarball (make dist)")
+FOLDER = os.path.join(HERE, "..", "..", "packaging", "rpm")
+LIBRARIES = "libelf1,libevent-core-2.1-7,libevent-2.1-7,libevhtp0,libmd0,libsodium23"
+
+
+def build(release, *edits):
+    """The packages, by name."""
+    top = tempdir(0o755)
+    os.mkdir(os.path.join(top, "SOURCES"))
+    name = os.path.basename(DIST)
+    if edits:
+        run("tar", "-xf", DIST, "-C", top)
+        for path, old, new in edits:
+            path = os.path.join(top, name.removesuffix(".tar.xz"), path)
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            assert old in text
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text.replace(old, new, 1))
+        run("tar", "-cJf", os.path.join(top, "SOURCES", name), "-C", top, name.removesuffix(".tar.xz"))
+    else:
+        shutil.copy(DIST, os.path.join(top, "SOURCES"))
+    spec = os.path.join(top, "graft.spec")
+    with open(os.path.join(FOLDER, "graft.spec"), encoding="utf-8") as file:
+        text = re.sub(r"^(Release: +)1%", rf"\g<1>{release}%", file.read(), flags=re.M)
+    with open(spec, "w", encoding="utf-8") as file:
+        file.write(text)
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TEST_", "GRAFT_"))}
+    run("rpmbuild", "--nodeps", "--nocheck", "--define", f"_topdir {top}", "-ba", spec, env=env)
+    return {re.sub(r"-[0-9].*", "", os.path.basename(path)): path for path in glob.glob(os.path.join(top, "RPMS", "*", "*.rpm"))}
+
+
+FIRST = build(1)
+
+
+@case("the packages that are built")
+def _():
+    is_(sorted(FIRST), ["graft-devel", "graft-doc", "graft-plugins", "graftd"], "their names")
+    like(run("rpm", "-qp", "--provides", FIRST["graftd"]), r"(?m)^graft-abi-1 = \d+$", "graftd provides the ABI")
+    like(run("rpm", "-qp", "--requires", FIRST["graft-plugins"]), r"(?m)^graft-abi-1 >= \d+$", "plugins require it")
+
+
+@case("rpmlint has nothing to say")
+def _():
+    said = subprocess.run(["rpmlint", "-r", os.path.join(FOLDER, "graft.rpmlintrc"), os.path.join(FOLDER, "graft.spec"),
+                           *FIRST.values()], capture_output=True, text=True, check=False).stdout
+    is_(re.findall(r"^.*: [EW]: .*$", said, re.M), [], "no error and no warning")
+
+
+@case("installed, served, upgraded under load, removed")
+def _():
+    second = build(2, ("plugins/hello/hello.c", "hello, world", "hello again"))
+    bare = Bare(os.path.join(tempdir(0o755), "root"), LIBRARIES + ",rpm")
+    atexit.register(bare.close)
+    for folder, files in (("first", FIRST), ("second", second)):
+        os.makedirs(bare.path("repo", folder))
+        for name in ("graftd", "graft-plugins"):
+            shutil.copy(files[name], bare.path("repo", folder, name + ".rpm"))
+    bare.sh("useradd --system --home-dir /var/lib/graft graft; rpm -U --nodeps /repo/first/graftd.rpm")
+    server = Graftd(bare)
+    try:
+        is_(server.get()[0], 404, "without plugins nothing is served")
+        bare.sh("rpm -U --nodeps /repo/first/graft-plugins.rpm")
+        is_(server.get(), (200, b"hello, world\n"), "a plugin package is swapped in by the file trigger")
+        load = Load(server.port)
+        time.sleep(1)
+        pid = server.pid()
+        bare.sh("rpm -U --nodeps /repo/second/graft-plugins.rpm")
+        is_(server.get(), (200, b"hello again\n"), "its next version, under load")
+        is_(server.pid(), pid, "in the same process")
+        time.sleep(1)
+        said = bare.sh("rpm -U --nodeps /repo/second/graftd.rpm 2>&1")
+        ok("goes on" not in said, "graftd's next version: the package has exchanged it", said)
+        isnt(server.pid(), pid, "another server process serves")
+        is_(server.proc.poll(), None, "graftd has its PID still")
+        time.sleep(1)
+        load.stop()
+        is_(load.failed[:5], [], f"none of {load.count} requests failed in both upgrades")
+        is_(load.bodies, {b"hello, world\n", b"hello again\n"}, "both versions have answered")
+        bare.sh("rpm -e --nodeps graft-plugins")
+        is_(server.get()[0], 404, "the package is removed: its plugins are swapped out")
+    finally:
+        is_(server.stop(), 0, "graftd drains and exits 0")
+    bare.sh("rpm -e graftd")
+    ok(not os.path.exists(bare.path("usr/sbin/graftd")), "removed")
+
+
+main()
