@@ -11,9 +11,9 @@
 
 enum { ALLOCATIONS, OPENS, MAPS, LOADS, KINDS };
 
-static _Atomic int armed = -1; /* the kind that fails */
-static _Atomic unsigned count; /* calls of that kind since it was armed */
-static unsigned from, until;   /* those with from <= number < until fail */
+static _Atomic int armed = -1;       /* the kind that fails */
+static _Atomic unsigned count;       /* calls of that kind since it was armed */
+static _Atomic unsigned from, until; /* those with from <= number < until fail */
 
 static bool fails(int kind)
 {
