@@ -20,6 +20,7 @@ void thread_signals(sigset_t *set)
 struct birth {
     void *(*main)(void *arg);
     void *arg;
+    void *altstack;
     char name[THREAD_NAME_SIZE];
 };
 
@@ -28,7 +29,7 @@ static void *begin(void *arg)
     struct birth birth = *(struct birth *)arg;
     free(arg);
     pthread_setname_np(pthread_self(), birth.name);
-    altstack_use();
+    REQUIRE(altstack_use(birth.altstack) == 0);
     log_prepare(); /* without memory now, at its first line perhaps */
     void *result = birth.main(birth.arg);
     altstack_drop();
@@ -53,12 +54,17 @@ static int create(struct birth *birth)
 int thread_start(const char *name, void *(*main)(void *arg), void *arg, struct err *err)
 {
     struct birth *birth = malloc(sizeof *birth);
-    if (birth == NULL)
+    void *altstack = altstack_new();
+    if (birth == NULL || altstack == NULL) {
+        free(birth);
+        altstack_free(altstack);
         return err_set(err, "out of memory for the thread %s", name);
-    *birth = (struct birth){ .main = main, .arg = arg };
+    }
+    *birth = (struct birth){ .main = main, .arg = arg, .altstack = altstack };
     snprintf(birth->name, sizeof birth->name, "%s", name);
     int rc = create(birth);
     if (rc != 0) {
+        altstack_free(altstack);
         free(birth);
         return err_set(err, "cannot start the thread %s: %s: raise the limit of processes", name,
                        strerror(rc));

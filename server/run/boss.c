@@ -76,7 +76,8 @@ static int map_area(struct boss *l, int fd, uint64_t seq, struct err *err)
     atomic_store(&l->area->seq, seq);
     stage_count_in(&l->area->seq);
     roster_open(&l->area->roster);
-    altstack_use();
+    if (altstack_use(altstack_new()) != 0)
+        return err_set(err, "no memory for a stack for signals: %s", strerror(errno));
     crash_install(l->area, l->fd);
     return 0;
 }

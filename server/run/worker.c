@@ -457,9 +457,11 @@ static void on_start(evthr_t *thr, void *arg)
     char name[16];
     snprintf(name, sizeof name, "worker-%u", w->loop.number);
     pthread_setname_np(pthread_self(), name);
-    altstack_use();
     watchdog_worker();
-    set_up(w, evthr_get_base(thr));
+    if (altstack_use(altstack_new()) != 0)
+        err_set(&w->failed, "no memory for a worker's stack for signals: %s", strerror(errno));
+    else
+        set_up(w, evthr_get_base(thr));
     sem_post(&w->all->up);
 }
 

@@ -54,4 +54,25 @@ for kind in ("allocation", "growth", "open", "mmap"):
         is_(s.stop(), 0, "exit 0")
 
 
+@case("the n-th mmap fails in a start after a crash: a stack that is full in that process is told as whose it was")
+def _():
+    s = Server(["hello", "crashes"], {"crash_window_ms": 1}, env=injector.env, workers=1)
+    n, met, wrong = 0, True, None
+    while met and not wrong and n < 200:
+        met, wrong = restart(s, "mmap", n)
+        if not wrong:
+            pid, mark = s.pid, s.mark()
+            with Conn(s) as conn:
+                conn.send(request_bytes("GET", "/crashes/overflow"))
+                conn.ends(20)
+            event = s.wait_event("crash", 20, since=mark, pid=pid)
+            if (event.get("plugin"), event.get("thread")) != ("crashes", "worker-0"):
+                wrong = f"told as {event}"
+            wait_for(lambda p=pid: serves(s, p), 20, "another process")
+        n += 1
+    ok(not wrong, f"up to number {n}, each is told", f"number {n - 1}: {wrong}")
+    ok(n > 10, "some were met")
+    is_(s.stop(), 0, "exit 0")
+
+
 main()
