@@ -260,11 +260,14 @@ def _():
 
 
 LATE = """#include <graft/graft.h>
+#include <fcntl.h>
 #include <unistd.h>
 static int init(graft_self *self, void **state)
 {
     (void)self, (void)state;
-    return usleep(700000);
+    usleep(700000);
+    int fd = open("%s", O_WRONLY | O_APPEND | O_CREAT, 0644);
+    return fd < 0 || write(fd, "x", 1) != 1 || close(fd);
 }
 GRAFT_PLUGIN(.name = "late", .version = "1", .init = init)
 """
@@ -272,13 +275,15 @@ GRAFT_PLUGIN(.name = "late", .version = "1", .init = init)
 
 @case("the new one dies when the old one has let go of ops, control and the store: it takes them back")
 def _():
-    s = server({"hello": "hello", "versioned": "versioned_v1", "late": compile_plugin(LATE)})
+    inits = os.path.join(tempdir(), "inits")
+    s = server({"hello": "hello", "versioned": "versioned_v1", "late": compile_plugin(LATE % inits)})
     old, mark, said = s.pid, s.mark(), []
     asks = threading.Thread(target=lambda: said.append(upgrade(s)))
     asks.start()
     new = wait_for(lambda: [pid for pid in children(s.proc.pid) if pid != old], 20, "a second process")[0]
     os.kill(old, signal.SIGSTOP)  # it will hear that it is to yield, and that the other one is dead, at once
-    time.sleep(secs(2))  # and the other one becomes ready meanwhile
+    wait_for(lambda: os.path.getsize(inits) == 2, 20, "the other one has loaded its plugins")
+    time.sleep(1)  # and is ready: no longer, for after 5 s it would take over from one that stands still
     os.kill(new, signal.SIGKILL)
     gone(new)
     os.kill(old, signal.SIGCONT)
