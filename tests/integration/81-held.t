@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 # What the supervisor holds while no process serves: queues of all sockets, the stage folder, what is known good; and crashes in the loader
-import glob
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,29 +9,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib
 from grafttest import *  # noqa: E402,F403
 
 
-def back(s, old):
-    """Until another process than `old` serves."""
-    def another():
-        try:
-            now = s.status()
-        except (OSError, HttpError):
-            return None
-        return now["pid"] if now["pid"] != old and now["generation"] > 0 else None
-    return wait_for(another, 30, "another server process")
-
-
 def kill(s):
     old = s.pid
     os.kill(old, signal.SIGKILL)
     return back(s, old)
-
-
-def stands_still(pid):
-    for stat in glob.glob(f"/proc/{pid}/task/*/stat"):
-        with open(stat) as f:
-            if f.read().rsplit(")", 1)[1].split()[0] != "T":
-                return False
-    return True
 
 
 def none_runs(s):

@@ -28,14 +28,6 @@ def crash(s, how="segv"):
     return s.wait_event("crash", 20, since=mark, pid=pid)
 
 
-def stands_still(pid):
-    for stat in glob.glob(f"/proc/{pid}/task/*/stat"):
-        with open(stat) as f:
-            if f.read().rsplit(")", 1)[1].split()[0] != "T":
-                return False
-    return True
-
-
 # ---- One and two processes ----
 
 @case("two processes: the first holds, the second serves; its group is its own; plugins are in the second only")

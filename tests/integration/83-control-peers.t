@@ -145,25 +145,6 @@ def ask(path, data):
     return int(head.split()[1]), body
 
 
-def as_user(uid, gid, groups, fn):
-    """What fn() returns in a child that is another user."""
-    r, w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups(groups)
-            os.setgid(gid)
-            os.setuid(uid)
-            os.write(w, json.dumps(fn()).encode())
-        finally:
-            os._exit(0)
-    os.close(w)
-    with os.fdopen(r) as f:
-        text = f.read()
-    os.waitpid(pid, 0)
-    return json.loads(text) if text else None
-
-
 @case("over the wire: 403 before anything else is looked at")
 def _():
     s = server([OPS])

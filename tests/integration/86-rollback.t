@@ -27,6 +27,16 @@ def serve(n=1, **more):
     return s.start()
 
 
+def serve_two():
+    """A server with build 2, which has replaced build 1, and another plugin."""
+    s = Server({"hello": "hello"}, start=False)
+    put(s, 1)
+    s.start()
+    put(s, 2)
+    s.reload()
+    return s
+
+
 def mark(s):
     return mark_of(s.get("/version"))
 
@@ -54,7 +64,6 @@ def index(s):
 
 def stored(s):
     return sorted(f for f in os.listdir(os.path.join(s.dir, "state", "files")) if not f.startswith("."))
-
 
 
 @case("the previous good version serves again, within 100 ms, as a swap")
@@ -307,11 +316,7 @@ def _():
 
 @case("its file is removed: the plugin goes; put back, it is still quarantined")
 def _():
-    s = Server({"hello": "hello"}, start=False)
-    put(s, 1)
-    s.start()
-    put(s, 2)
-    s.reload()
+    s = serve_two()
     rollback(s)
     s.uninstall("versioned")
     answer = s.reload()
@@ -327,11 +332,7 @@ def _():
 
 @case("its file is gone already: what serves is rolled back all the same, and the next scan removes it")
 def _():
-    s = Server({"hello": "hello"}, start=False)
-    put(s, 1)
-    s.start()
-    put(s, 2)
-    s.reload()
+    s = serve_two()
     s.uninstall("versioned")
     is_((rollback(s)["ok"], mark(s)), (True, 1), "build 1 serves")
     answer = s.reload()
@@ -366,11 +367,7 @@ def _():
 
 @case("disabled and enabled again: the last good version, not the quarantined file")
 def _():
-    s = Server({"hello": "hello"}, start=False)
-    put(s, 1)
-    s.start()
-    put(s, 2)
-    s.reload()
+    s = serve_two()
     rollback(s)
     s.config["plugins"] = {"versioned": {"enabled": False}}
     ok(s.reload(config=True)["ok"] and s.get("/version").status == 404, "disabled")
@@ -399,11 +396,7 @@ def _():
 
 @case("two plugins: a rollback touches one, requests in progress end on the code they began with")
 def _():
-    s = Server({"hello": "hello"}, start=False)
-    put(s, 1)
-    s.start()
-    put(s, 2)
-    s.reload()
+    s = serve_two()
     hello = s.active("hello")["id"]
     with s.connect(timeout=30) as conn:
         conn.send(request_bytes("GET", "/version/timer?ms=600"))

@@ -25,41 +25,7 @@ USERS = [u for u in map(user, ("www-data", "daemon", "nobody")) if u]
 A, B = (USERS + [None, None])[:2]
 TWO = OTHERS and B is not None
 WHY = NO_OTHERS if not OTHERS else "needs two users"
-
-def low_ports():
-    """A port below 1024 that only root may bind, and nobody has."""
-    if int(open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read()) < 1024:
-        return None
-    for port in range(1023, 900, -1):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                pass
-    return None
-
-
-LOW = low_ports() if ROOT else None
-
-
-def as_user(who, fn):
-    """What fn() returns in a child that is another user."""
-    r, w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups(os.getgrouplist(who.pw_name, who.pw_gid))
-            os.setgid(who.pw_gid)
-            os.setuid(who.pw_uid)
-            os.write(w, json.dumps(fn()).encode())
-        finally:
-            os._exit(0)
-    os.close(w)
-    with os.fdopen(r) as f:
-        text = f.read()
-    os.waitpid(pid, 0)
-    return json.loads(text) if text else None
+LOW = low_port()
 
 
 def ids(pid):
@@ -163,8 +129,8 @@ def _():
             is_(os.stat(f"/proc/{s.proc.pid}/exe").st_ino, os.stat(s.program).st_ino, "the supervisor is the new program")
             is_(s.active("hello")["sha256"], serves, "the good version serves, not the quarantined one")
             is_(set(owners(s).values()), {who.pw_uid}, f"store and stage are {who.pw_name}'s {owners(s)}")
-            is_((owner(s.control), as_user(who, lambda: os.access(s.control, os.W_OK))), (who.pw_uid, True), "so is the control socket")
-            is_(as_user(who, lambda: s.status()["pid"]), s.pid, "which answers")
+            is_((owner(s.control), as_user(who.pw_uid, who.pw_gid, groups(who), lambda: os.access(s.control, os.W_OK))), (who.pw_uid, True), "so is the control socket")
+            is_(as_user(who.pw_uid, who.pw_gid, groups(who), lambda: s.status()["pid"]), s.pid, "which answers")
             s.install(make_unique("hello"), "hello")
             is_(s.reload()["ok"], True, "it swaps")
             is_(s.api("POST", "/v1/plugins/hello/rollback")["ok"], True, "and goes back")
@@ -288,7 +254,7 @@ def _():
         if libc.ptrace(16, s.proc.pid, 0, 0) == 0:  # PTRACE_ATTACH
             found.append("ptrace")
         return found
-    is_(as_user(A, tries), [], "another process of its user sees nothing of the supervisor")
+    is_(as_user(A.pw_uid, A.pw_gid, groups(A), tries), [], "another process of its user sees nothing of the supervisor")
     pid = s.pid
     with Conn(s) as c:
         c.send(request_bytes("GET", "/crashes/segv"))

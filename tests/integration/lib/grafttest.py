@@ -18,10 +18,10 @@ ends with a status that was not expected. Seconds pass through secs(), so that a
 
 import atexit
 import collections
+import glob
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -38,7 +38,7 @@ __all__ = ["ok", "is_", "isnt", "like", "within", "diag", "skip", "skip_all", "c
            "wait_for", "Failed", "Server", "Conn", "Response", "HttpError", "Prober", "plugin_path",
            "compile_plugin", "make_unique", "request_bytes", "graftd", "SANITIZER", "SCALE", "ENV",
            "chunked", "alive", "back", "children", "tempdir", "GRAFTD", "GRAFTCTL", "SRCDIR", "PROBE", "free_port", "HAS_V6",
-           "OTHERS", "NO_OTHERS"]
+           "OTHERS", "NO_OTHERS", "as_user", "low_port", "stands_still"]
 
 ENV = os.environ
 GRAFTD, GRAFTCTL = ENV["GRAFTD"], ENV["GRAFTCTL"]
@@ -566,6 +566,49 @@ def back(server, old, seconds=30):
             return None
         return now["pid"] if now["pid"] != old and now["generation"] > 0 else None
     return wait_for(another, seconds, "another server process")
+
+
+def stands_still(pid):
+    """Whether every thread of it is stopped."""
+    for stat in glob.glob(f"/proc/{pid}/task/*/stat"):
+        with open(stat) as f:
+            if f.read().rsplit(")", 1)[1].split()[0] != "T":
+                return False
+    return True
+
+
+def as_user(uid, gid, groups, fn):
+    """What fn() returns in a child that is another user."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(gid)
+            os.setuid(uid)
+            os.write(w, json.dumps(fn()).encode())
+        finally:
+            os._exit(0)
+    os.close(w)
+    with os.fdopen(r) as f:
+        text = f.read()
+    os.waitpid(pid, 0)
+    return json.loads(text) if text else None
+
+
+def low_port():
+    """A free port below 1024, which only root may bind here; None: there is none such."""
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as f:
+        if os.geteuid() != 0 or int(f.read()) < 1024:
+            return None
+    for port in range(1023, 500, -1):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    return None
 
 
 def alive(pid):
