@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 
-from grafttest import Conn, HttpError, free_port, request_bytes, wait_for
+from grafttest import Conn, HttpError, free_port, is_, isnt, ok, request_bytes, wait_for
 
 
 class Failure(Exception):
@@ -109,3 +110,32 @@ class Load:
         self.stopped = True
         for thread in self.threads:
             thread.join()
+
+
+def lives(bare, install, remove):
+    """What packages do to a graftd that serves: install("first" or "second", NAME) installs a release's package, or
+    upgrades to it, and returns what was said; remove(NAME)."""
+    server = Graftd(bare)
+    try:
+        is_(server.get()[0], 404, "without plugins nothing is served")
+        install("first", "graft-plugins")
+        is_(server.get(), (200, b"hello, world\n"), "a plugin package is swapped in by its trigger")
+        load = Load(server.port)
+        time.sleep(1)
+        pid = server.pid()
+        install("second", "graft-plugins")
+        is_(server.get(), (200, b"hello again\n"), "its next version, under load")
+        is_(server.pid(), pid, "in the same process")
+        time.sleep(1)
+        said = install("second", "graftd")
+        ok("goes on" not in said, "graftd's next version: the package has exchanged it", said)
+        isnt(server.pid(), pid, "another server process serves")
+        is_(server.proc.poll(), None, "graftd has its PID still")
+        time.sleep(1)
+        load.stop()
+        is_(load.failed[:5], [], f"none of {load.count} requests failed in both upgrades")
+        is_(load.bodies, {b"hello, world\n", b"hello again\n"}, "both versions have answered")
+        remove("graft-plugins")
+        is_(server.get()[0], 404, "the package is removed: its plugins are swapped out")
+    finally:
+        is_(server.stop(), 0, "graftd drains and exits 0")

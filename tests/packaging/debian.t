@@ -9,12 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
 from grafttest import *  # noqa: E402,F403
-from bare import Bare, Failure, Graftd, Load, run  # noqa: E402
+from bare import Bare, Failure, lives, run  # noqa: E402
 
 NAMES = ("graftd", "graft-plugins", "graft-dev", "graft-doc")
 WANTED = ("debootstrap", "dpkg-buildpackage", "dh", "lintian", "fakeroot")
@@ -114,30 +113,8 @@ def _():
     bare.sh("apt-get -qq update; apt-get -qqy --no-install-recommends install /repo/first/graftd.deb")
     like(bare.sh("id graft"), "uid=", "the user graft is there")
     ok(not os.path.exists(bare.path("run/graft/control.sock")), "nothing was started without an init system")
-    server = Graftd(bare)
-    try:
-        is_(server.get()[0], 404, "without plugins nothing is served")
-        bare.sh("apt-get -qqy install /repo/first/graft-plugins.deb")
-        is_(server.get(), (200, b"hello, world\n"), "a plugin package is swapped in by its trigger")
-        load = Load(server.port)
-        time.sleep(1)
-        pid = server.pid()
-        bare.sh("apt-get -qqy install /repo/second/graft-plugins.deb")
-        is_(server.get(), (200, b"hello again\n"), "its next version, under load")
-        is_(server.pid(), pid, "in the same process")
-        time.sleep(1)
-        said = bare.sh("apt-get -qqy install /repo/second/graftd.deb 2>&1")
-        ok("goes on" not in said, "graftd's next version: the package has exchanged it", said)
-        isnt(server.pid(), pid, "another server process serves")
-        is_(server.proc.poll(), None, "graftd has its PID still")
-        time.sleep(1)
-        load.stop()
-        is_(load.failed[:5], [], f"none of {load.count} requests failed in both upgrades")
-        is_(load.bodies, {b"hello, world\n", b"hello again\n"}, "both versions have answered")
-        bare.sh("apt-get -qqy remove graft-plugins")
-        is_(server.get()[0], 404, "the package is removed: its plugins are swapped out")
-    finally:
-        is_(server.stop(), 0, "graftd drains and exits 0")
+    lives(bare, lambda release, name: bare.sh(f"apt-get -qqy install /repo/{release}/{name}.deb 2>&1"),
+          lambda name: bare.sh(f"apt-get -qqy remove {name}"))
     bare.sh("apt-get -qqy purge graftd")
     ok(not os.path.exists(bare.path("usr/sbin/graftd")) and not os.path.exists(bare.path("etc/graft")), "purged")
 

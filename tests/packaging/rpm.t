@@ -8,12 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
 from grafttest import *  # noqa: E402,F403
-from bare import Bare, Graftd, Load, run  # noqa: E402
+from bare import Bare, lives, run  # noqa: E402
 
 LACKING = [tool for tool in ("debootstrap", "rpmbuild", "rpmlint") if shutil.which(tool) is None]
 if os.geteuid() != 0 or LACKING:
@@ -79,30 +78,8 @@ def _():
         for name in ("graftd", "graft-plugins"):
             shutil.copy(files[name], bare.path("repo", folder, name + ".rpm"))
     bare.sh("useradd --system --home-dir /var/lib/graft graft; rpm -U --nodeps /repo/first/graftd.rpm")
-    server = Graftd(bare)
-    try:
-        is_(server.get()[0], 404, "without plugins nothing is served")
-        bare.sh("rpm -U --nodeps /repo/first/graft-plugins.rpm")
-        is_(server.get(), (200, b"hello, world\n"), "a plugin package is swapped in by the file trigger")
-        load = Load(server.port)
-        time.sleep(1)
-        pid = server.pid()
-        bare.sh("rpm -U --nodeps /repo/second/graft-plugins.rpm")
-        is_(server.get(), (200, b"hello again\n"), "its next version, under load")
-        is_(server.pid(), pid, "in the same process")
-        time.sleep(1)
-        said = bare.sh("rpm -U --nodeps /repo/second/graftd.rpm 2>&1")
-        ok("goes on" not in said, "graftd's next version: the package has exchanged it", said)
-        isnt(server.pid(), pid, "another server process serves")
-        is_(server.proc.poll(), None, "graftd has its PID still")
-        time.sleep(1)
-        load.stop()
-        is_(load.failed[:5], [], f"none of {load.count} requests failed in both upgrades")
-        is_(load.bodies, {b"hello, world\n", b"hello again\n"}, "both versions have answered")
-        bare.sh("rpm -e --nodeps graft-plugins")
-        is_(server.get()[0], 404, "the package is removed: its plugins are swapped out")
-    finally:
-        is_(server.stop(), 0, "graftd drains and exits 0")
+    lives(bare, lambda release, name: bare.sh(f"rpm -U --nodeps /repo/{release}/{name}.rpm 2>&1"),
+          lambda name: bare.sh(f"rpm -e --nodeps {name}"))
     bare.sh("rpm -e graftd")
     ok(not os.path.exists(bare.path("usr/sbin/graftd")), "removed")
 
