@@ -108,6 +108,7 @@ class Wire:
             while self.going:
                 answer = conn.get(self.target)
                 self.seen.append((time.monotonic(), answer.status, answer.header("X-Version")))
+                time.sleep(0.001)
 
     def last(self, version):
         """When it answered last; None: never."""
