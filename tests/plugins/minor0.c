@@ -1,10 +1,10 @@
 /*
- * Built against the header of the first issue, kept in minor0/graft/graft.h: what was compiled then
+ * Built against the header of the first issue, kept in tests/abi/1.0: what was compiled then
  * must load and serve for ever. Uses every kind of callback and the table's last member of then.
  *
  *     GET /minor0    what it sees
  */
-#include "minor0/graft/graft.h"
+#include "../abi/1.0/graft/graft.h"
 
 #include <stdlib.h>
 
