@@ -3,7 +3,9 @@
 import itertools
 import os
 import re
+import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -15,8 +17,6 @@ from swaptest import *  # noqa: E402,F403
 BUILT = os.path.join(os.environ["TEST_BUILDDIR"], "examples", "notes-sqlite")
 if not os.path.exists(f"{BUILT}/v4.so"):
     skip_all("examples/notes-sqlite is not built: libsqlite3-dev was missing at ./configure")
-if SANITIZER == "tsan":
-    skip_all("libsqlite3 is not built with ThreadSanitizer: what it synchronizes by itself would be reported")
 
 AUTHORS = ("Ada King", "Plato", "Ursula Kroeber Le Guin", "Čapek", "Karel Čapek", "O'Brien \"Flann\"")
 OLD_NOTES = 3000
@@ -209,7 +209,8 @@ def _():
         load.more()
         refused(4, r"has no column named given: deploy the version before 4\.0\.0 first", "1.0.0")
         s.swap_to(2)
-        refused(4, r"\d+ notes are not in the form that 4\.0\.0 reads: let the version before it serve", "2.0.0")
+        refused(4, r"ready says that it is not fit to serve: \d+ notes are not in the form that 4\.0\.0 reads: let the "
+                r"version before it serve until it says that no note is left", "2.0.0")
         mark = s.mark()
         s.swap_to(3)
         s.filled(mark)
@@ -232,6 +233,18 @@ def _():
     is_((answer.status, answer.text, s.get("/notes/1").text), (201, "/notes/1\n", "Ada King\nfirst"), "and keeps notes")
     is_([s.get(f"/notes/{n}").status for n in ("2", "x", "9" * 30)], [404, 404, 404], "404 for what is not there")
     is_(s.request("POST", "/notes", body=b"x").status, 400, "400 without an author")
+
+
+@case("the guide's command builds it, without a finding", SANITIZER == "none", "the command knows of no sanitizer")
+def _():
+    with open(os.path.join(SRCDIR, "docs", "DEPLOYMENT.md"), encoding="utf-8") as f:
+        command, = re.findall(r"^    (cc .*sqlite3\))$", f.read(), re.M)
+    folder = os.path.join(tempdir(), "notes-sqlite")
+    shutil.copytree(os.path.join(SRCDIR, "examples", "notes-sqlite"), folder)
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    is_((done.returncode, done.stderr), (0, ""), command)
+    done = subprocess.run([GRAFTCTL, "check", f"{folder}/notes.so"], capture_output=True, text=True)
+    ok(done.returncode == 0 and "notes 2.0.0" in done.stdout, "graftctl check", done)
 
 
 main()
