@@ -13,6 +13,7 @@ import urllib.parse
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *  # noqa: E402,F403
 from swaptest import *  # noqa: E402,F403
+from upgradetest import IDLE, good  # noqa: E402
 
 BUILT = os.path.join(os.environ["TEST_BUILDDIR"], "examples", "notes-sqlite")
 if not os.path.exists(f"{BUILT}/v4.so"):
@@ -34,8 +35,8 @@ def build(n, more=b""):
 class Notes(Server):
     """A server of notes with a data base in its own folder, old notes in it."""
 
-    def __init__(self, old=OLD_NOTES):
-        super().__init__({"hello": "hello"}, start=False)
+    def __init__(self, old=OLD_NOTES, config=None):
+        super().__init__({"hello": "hello"}, config, start=False)
         self.db = os.path.join(self.dir, "notes.db")
         self.config["plugins"] = {"notes": {"config": {"db": self.db}}}
         self.write_config()
@@ -65,6 +66,25 @@ class Notes(Server):
         is_(self.ask("SELECT count(*) FROM note WHERE family IS NULL"), [(0,)], "every note is in the new form")
 
 
+class Client:
+    """A connection that is opened anew when the server has said that it closes it."""
+
+    def __init__(self, address):
+        self.address, self.conn = address, None
+
+    def request(self, method, target, body=None):
+        self.conn = self.conn or Conn(self.address, timeout=secs(30))
+        answer = self.conn.request(method, target, body=body)
+        if (answer.header("Connection") or "").lower() == "close":
+            self.close()
+        return answer
+
+    def close(self):
+        if self.conn:
+            self.conn.close()
+        self.conn = None
+
+
 class Load:
     """Clients that write notes and read them back, one of their own and one that any has written."""
 
@@ -89,20 +109,22 @@ class Load:
         wait_for(lambda: len(self.written) >= until or self.failures, 60, f"{n} more notes")
 
     def _live(self):
-        with Conn(self.server.address, timeout=secs(30)) as conn:
-            try:
-                while not self.over.is_set():
-                    path = self._write(conn, next(self.numbers))
-                    self._read(conn, path)
-                    self._read(conn, next(reversed(list(self.written))))
-                    self._old(conn, 1 + next(self.numbers) % OLD_NOTES)
-                    time.sleep(0.002)
-            except Exception as error:  # whatever it is, the test fails
-                self.failures.append(f"{type(error).__name__}: {error}")
+        client = Client(self.server.address)
+        try:
+            while not self.over.is_set():
+                path = self._write(client, next(self.numbers))
+                self._read(client, path)
+                self._read(client, next(reversed(list(self.written))))
+                self._old(client, 1 + next(self.numbers) % OLD_NOTES)
+                time.sleep(0.002)
+        except Exception as error:  # whatever it is, the test fails
+            self.failures.append(f"{type(error).__name__}: {error}")
+        finally:
+            client.close()
 
-    def _write(self, conn, n):
+    def _write(self, client, n):
         author, text = author_of(n), f"note {n}"
-        answer = conn.request("POST", "/notes?author=" + urllib.parse.quote(author), body=text.encode())
+        answer = client.request("POST", "/notes?author=" + urllib.parse.quote(author), text.encode())
         if answer.status != 201:
             raise HttpError(f"POST {n}: {answer.status} {answer.text!r}")
         path = answer.text.strip()
@@ -111,14 +133,14 @@ class Load:
         self.written[path] = f"{author}\n{text}"
         return path
 
-    def _read(self, conn, path):
-        answer = conn.get(path)
+    def _read(self, client, path):
+        answer = client.request("GET", path)
         self.reads += 1
         if (answer.status, answer.text) != (200, self.written[path]):
             raise HttpError(f"GET {path}: {answer.status} {answer.text!r}, not {self.written[path]!r}")
 
-    def _old(self, conn, number):
-        answer = conn.get(f"/notes/{number}")
+    def _old(self, client, number):
+        answer = client.request("GET", f"/notes/{number}")
         self.reads += 1
         if (answer.status, answer.text) != (200, f"{author_of(number - 1)}\nold {number - 1}"):
             raise HttpError(f"GET of old note {number}: {answer.status} {answer.text!r}")
@@ -192,6 +214,23 @@ def _():
             again(n)
             if n == 3:
                 s.filled(mark)
+    is_whole(s, load, JOINED)
+
+
+@case("graftctl upgrade in the midst of the migration: two processes and one file")
+def _():
+    s = Notes(config=IDLE)
+    with Load(s) as load:
+        load.more()
+        s.swap_to(2)
+        mark = s.mark()
+        s.swap_to(3)
+        good(s)
+        load.more()
+        s.filled(mark)
+        s.swap_to(4)
+        good(s)
+        load.more()
     is_whole(s, load, JOINED)
 
 
