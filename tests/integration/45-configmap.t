@@ -89,8 +89,10 @@ def _():
     mark = s.mark()
     with Prober(s, "/version", every=0.001, clients=2) as p, Prober(s, "/version/timer?ms=25", clients=2) as timers, \
             Prober(s, "/hello", every=0.001) as others:
+        began = time.monotonic()
         s.volume.update(versioned=built("versioned_v2"), hello=hello)
         answers(s, "/version", "v2\n", "a changed file: v2")
+        diag(f"serves {(time.monotonic() - began) * 1000:.0f} ms after the volume began to change")
         s.volume.update(versioned=built("versioned_v2"), hello=hello)
         s.volume.update(versioned=b"bad", hello=hello)
         s.wait_event("swap", since=mark, ok=False)
