@@ -191,6 +191,7 @@ def _():
     s.uninstall("versioned")
     wait_for(lambda: s.get("/version").status == 404, 15, "removed")
     ok(time.monotonic() - gone >= 1.0, "a removed file is missed twice, 1 s apart", time.monotonic() - gone)
+    wait_for(lambda: [e for e in s.find_events("swap", mark) if e["changed"]], 5, "the event, which follows the first 404")
     is_([[c["error"] for c in e["changed"]] for e in s.find_events("swap", mark) if e["changed"]], [["removed"]],
         "one swap removed it")
     put(s, "versioned_v2", "versioned")
