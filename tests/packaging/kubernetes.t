@@ -15,6 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
 from grafttest import *  # noqa: E402,F403
+import grafttest  # noqa: E402
 from grafttest import Failed  # noqa: E402
 from bare import run  # noqa: E402
 
@@ -32,7 +33,6 @@ MODELS = ("kubernetes-models@5.1.0", "@kubernetes-models/argo-cd@4.0.0", "@kuber
           "@kubernetes-models/prometheus-operator@6.0.0")
 WORK = tempdir(0o755)
 POD_USER = 999
-AS_POD = {"user": POD_USER, "group": POD_USER, "extra_groups": [POD_USER]} if OTHERS else {}
 # Members of these are names of people's own: no schema can know them.
 OWN_NAMES = re.compile(r"(^|/)(labels|annotations|matchLabels|nodeSelector|requests|limits|data|binaryData|valuesObject)$")
 
@@ -348,8 +348,28 @@ def named_config(found):
 
 # ---- graftd in such a pod ----
 
+# The container's securityContext: a root file system that is read-only, user and group 999, no capability and
+# no way to get one. What replaces this script is graftd itself, so its process is the one that was started.
+CONTAINER = r"""#!/bin/sh
+exec unshare -m sh -c 'mount --bind "$0" "$0" && mount -o remount,ro,bind / &&
+    exec setpriv --reuid=999 --regid=999 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all "$@"' \
+    "%s" "%s" "$@"
+"""
+
+
+def contained(s, writable):
+    """The program for s.start(): graftd in such a container; as it is, where this test may not make one."""
+    if not OTHERS:
+        return GRAFTD
+    path = os.path.join(s.dir, "container")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(CONTAINER % (writable, GRAFTD))
+    os.chmod(path, 0o755)
+    return path
+
+
 def chown(path, mode):
-    if AS_POD:
+    if OTHERS:
         os.chown(path, 0, POD_USER)
     os.chmod(path, mode)
 
@@ -357,7 +377,7 @@ def chown(path, mode):
 def in_pod(found):
     """graftd with the pod's environment, user and volumes; what is mounted at /x is a folder of the test's."""
     container, = pod_of(found)["containers"]
-    s = Server({}, start=False, dir=tempdir(0o755), **AS_POD)
+    s = Server({}, start=False, dir=tempdir(0o755))
     mounts = {}
     maps = {o["metadata"]["name"]: o for o in found if o["kind"] == "ConfigMap"}
     sources = {v["name"]: v for v in pod_of(found)["volumes"]}
@@ -370,7 +390,12 @@ def in_pod(found):
     s.env = {name: mapped(value, mounts) for name, value in environment(found).items()}
     s.config_path = os.path.join(mounts["/etc/graft"], "graft.json")
     s.control, s.stage_dir = s.env["GRAFT_CONTROL"], s.env["GRAFT_STAGE_DIR"]
-    return s.start()
+    before = grafttest.GRAFTD
+    grafttest.GRAFTD = contained(s, os.path.join(s.dir, "mounts"))
+    try:
+        return s.start()
+    finally:
+        grafttest.GRAFTD = before
 
 
 def fill(folder, config_map):
@@ -402,8 +427,12 @@ def _():
             is_(s.ops_get(container[probe]["httpGet"]["path"]).status, 200, f"{name}: {probe}")
         is_(s.get("/hello").text, "hello, world\n", f"{name}: it serves")
         isnt(s.get("/hello").header("X-Request-Id"), None, f"{name}: with the middleware of its graft.json")
-        if AS_POD:
-            is_(os.stat(f"/proc/{s.pid}").st_uid, POD_USER, f"{name}: as user {POD_USER}")
+        if OTHERS:
+            status = read(f"/proc/{s.pid}", "status")
+            is_([re.search(rf"^{key}:\s+(\S+)", status, re.M).group(1) for key in ("Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs")],
+                [str(POD_USER), str(POD_USER), "0" * 16, "0" * 16, "1"], f"{name}: with no rights")
+            root, = [line for line in read(f"/proc/{s.pid}", "mounts").splitlines() if line.split()[1] == "/"][-1:]
+            ok(root.split()[3].startswith("ro"), f"{name}: on a root file system that is read-only", root)
         known = read(SRCDIR, "docs", "graft.json.5") + read(SRCDIR, "docs", "graftd.8")
         is_([key for key in s.env if key not in known], [], f"{name}: every variable is a setting")
         done = subprocess.run([GRAFTCTL, "status"], env={**os.environ, **s.env}, capture_output=True, text=True)
