@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "plugin/doing.h"
 #include "plugin/preflight.h"
+#include "plugin/preload.h"
 #include "plugin/proven.h"
 
 #include <dlfcn.h>
@@ -135,6 +136,7 @@ static int map(struct version *v, struct job *job)
     }
     roster_enter(v);
     begin_step(v, job, "dlopen");
+    preload_system_libraries(path);
     v->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     bool in_time = end_step(job);
     if (v->dl == NULL) {

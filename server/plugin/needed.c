@@ -234,7 +234,7 @@ static bool find_in(const char *dirs, const char *separators, const char *needed
     return false;
 }
 
-static bool resolve(const struct elf_image *img, const char *needed, char path[PATH_MAX])
+bool preflight_resolve(const struct elf_image *img, const char *needed, char path[PATH_MAX])
 {
     if (strchr(needed, '/') != NULL)
         return snprintf(path, PATH_MAX, "%s", needed) < PATH_MAX && is_file(path);
@@ -268,7 +268,7 @@ static void follow(struct search *s, const char *path)
 static void check_one(struct search *s, const struct elf_image *img, const char *needed)
 {
     char path[PATH_MAX];
-    bool found = resolve(img, needed, path);
+    bool found = preflight_resolve(img, needed, path);
     if (found && preflight_system_library(path))
         return;
     const struct loaded *l = find_loaded(s, needed);
