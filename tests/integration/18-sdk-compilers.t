@@ -90,6 +90,8 @@ def cxx(folder):
             symbols = subprocess.run(["readelf", "-W", "--dyn-syms", f"{folder}/cxx.so"],
                                      capture_output=True, text=True).stdout
             report("UNIQUE" not in symbols, f"no unique symbol from {compiler} -std={std}", symbols)
+        ok, why = build_and_load(compiler, std, f"{SRC}/examples/cxx/notes.cc", f"{folder}/notes.so", "notes")
+        report(ok, f"examples/cxx/notes.cc, on graft.hpp, with {compiler} -std={std}", why)
 
 
 def guide(folder):
