@@ -4,6 +4,9 @@
  */
 #include "ctl/check.h"
 #include "ctl/client.h"
+#include "ctl/dev.h"
+#include "ctl/gdb.h"
+#include "ctl/new.h"
 #include "ctl/show.h"
 #include "ctl/table.h"
 
@@ -17,7 +20,18 @@
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_SERVER = 4 };
 
-enum { FLAG_RETRY = 1, FLAG_ALLOW_EMPTY = 2, FLAG_CONFIG = 4, FLAG_WEIGHT = 8, FLAG_SHADOW = 16, FLAG_BINARY = 32 };
+enum {
+    FLAG_RETRY = 1,
+    FLAG_ALLOW_EMPTY = 2,
+    FLAG_CONFIG = 4,
+    FLAG_WEIGHT = 8,
+    FLAG_SHADOW = 16,
+    FLAG_BINARY = 32,
+    FLAG_LANG = 64,
+    FLAG_MIDDLEWARE = 128,
+    FLAG_PLUGINS = 256,
+    FLAG_LISTEN = 512
+};
 
 static const struct flag {
     unsigned bit;
@@ -31,8 +45,17 @@ static const struct flag {
     { FLAG_WEIGHT, "--weight", "weight", "N, percent of the requests: 0 to 99", true },
     { FLAG_SHADOW, "--shadow", "shadow", "N, percent of the others to try on it too: 0 to 100",
       true },
-    { FLAG_BINARY, "--binary", "binary", "PATH of another graftd than the one that was started", true },
+    { FLAG_BINARY, "--binary", "binary", "PATH of another graftd than the one that was started",
+      true },
+    { FLAG_LANG, "--lang", "", "c or c++; c unless given", true },
+    { FLAG_MIDDLEWARE, "--middleware", "", "around other plugins' handlers; has no routes", false },
+    { FLAG_LISTEN, "--listen", "", "ADDR to serve on, by a graftd of its own", true },
+    { FLAG_PLUGINS, "--plugins", "", "DIR, the plugin folder of the graftd at --control", true },
 };
+
+struct line;
+static int run_check(const struct line *line), run_new(const struct line *line),
+    run_dev(const struct line *line), run_gdb(const struct line *line);
 
 static const struct command {
     const char *name, *argument; /* NULL: takes none */
@@ -41,34 +64,41 @@ static const struct command {
     unsigned flags;
     show_fn *show;
     const char *help;
+    int (*run)(const struct line *line); /* local: does it */
 } commands[] = {
     { "status", NULL, "GET", "/v1/status", CLIENT_WAIT_S, 0, show_status,
-      "the server: workers, connections, generation" },
+      "the server: workers, connections, generation", NULL },
     { "ps", NULL, "GET", "/v1/versions", CLIENT_WAIT_S, 0, show_versions,
-      "every loaded version: state, requests, what its oldest request waits for" },
+      "every loaded version: state, requests, what its oldest request waits for", NULL },
     { "reload", NULL, "POST", "/v1/reload", CLIENT_RELOAD_S,
       FLAG_RETRY | FLAG_ALLOW_EMPTY | FLAG_CONFIG, show_reload,
-      "look at the plugin folder and swap; returns when every worker has" },
+      "look at the plugin folder and swap; returns when every worker has", NULL },
     { "reopen", NULL, "POST", "/v1/reopen", CLIENT_WAIT_S, 0, show_done,
-      "reopen the log file, as SIGUSR1" },
+      "reopen the log file, as SIGUSR1", NULL },
     { "routes", NULL, "GET", "/v1/routes", CLIENT_WAIT_S, 0, show_routes,
-      "method, pattern, chain and version of every route" },
+      "method, pattern, chain and version of every route", NULL },
     { "retire", "NAME@ID", "POST", "/v1/versions/%s/retire", CLIENT_WAIT_S, 0, show_done,
-      "abort what a cooling version still serves" },
+      "abort what a cooling version still serves", NULL },
     { "canary", "NAME", "POST", "/v1/plugins/%s/canary", CLIENT_RELOAD_S, FLAG_WEIGHT | FLAG_SHADOW,
-      show_reload, "give the new file of that plugin a share of the requests" },
+      show_reload, "give the new file of that plugin a share of the requests", NULL },
     { "promote", "NAME", "POST", "/v1/plugins/%s/promote", CLIENT_RELOAD_S, 0, show_reload,
-      "the canary serves all requests" },
+      "the canary serves all requests", NULL },
     { "abort", "NAME", "POST", "/v1/plugins/%s/abort", CLIENT_RELOAD_S, 0, show_reload,
-      "the canary leaves, the stable version serves all requests" },
+      "the canary leaves, the stable version serves all requests", NULL },
     { "rollback", "NAME", "POST", "/v1/plugins/%s/rollback", CLIENT_RELOAD_S, 0, show_reload,
-      "serve the good version before this one again, and quarantine this one" },
+      "serve the good version before this one again, and quarantine this one", NULL },
     { "upgrade", NULL, "POST", "/v1/upgrade", CLIENT_RELOAD_S, FLAG_BINARY, show_upgrade,
-      "start the installed graftd on the same sockets; also for listen and workers" },
+      "start the installed graftd on the same sockets; also for listen and workers", NULL },
     { "drain", NULL, "POST", "/v1/drain", CLIENT_WAIT_S, 0, show_done,
-      "finish and exit, as SIGTERM" },
+      "finish and exit, as SIGTERM", NULL },
     { "check", "FILE.so", NULL, NULL, 0, 0, NULL,
-      "would this file be loaded? Every finding with its cure. Asks no server" },
+      "would this file be loaded? Every finding with its cure. Asks no server", run_check },
+    { "new", "NAME", NULL, NULL, 0, FLAG_LANG | FLAG_MIDDLEWARE, NULL,
+      "make a folder with a new plugin: source, Makefile, test, Debian package", run_new },
+    { "dev", "FILE.so", NULL, NULL, 0, FLAG_LISTEN | FLAG_PLUGINS, NULL,
+      "make FILE.so here and swap it in, on every save", run_dev },
+    { "gdb", NULL, NULL, NULL, 0, 0, NULL,
+      "a debugger on the server that runs; gdb's own arguments behind --", run_gdb },
 };
 
 struct line {
@@ -78,6 +108,7 @@ struct line {
     const char *argument;
     unsigned flags;
     const char *values[ARRAY_LEN(flags)]; /* of flags that have one */
+    char *const *rest;                    /* behind "--"; NULL: none */
     struct check_options check;
 };
 
@@ -101,7 +132,7 @@ static void print_help(FILE *out)
         for (size_t f = 0; f < ARRAY_LEN(flags); f++)
             if ((c->flags & flags[f].bit) != 0)
                 fprintf(out, "    %-16s %s\n", flags[f].name, flags[f].help);
-        for (size_t k = 0; c->target == NULL && k < ARRAY_LEN(check_options); k++)
+        for (size_t k = 0; c->run == run_check && k < ARRAY_LEN(check_options); k++)
             fprintf(out, "    %-16s %s\n", check_options[k].shown, check_options[k].help);
     }
     fputs("\noptions:\n"
@@ -201,6 +232,10 @@ static int parse(int argc, char **argv, struct line *line)
         if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0) {
             puts("graftctl " GRAFT_VERSION);
             return EXIT_DONE;
+        }
+        if (strcmp(arg, "--") == 0 && line->command != NULL && line->command->run == run_gdb) {
+            line->rest = argv + i + 1;
+            return -1;
         }
         if (strcmp(arg, "--json") == 0)
             line->json = true;
@@ -325,6 +360,39 @@ static int ask(const struct line *line)
     return rc;
 }
 
+static const char *value_of(const struct line *line, unsigned bit)
+{
+    for (size_t f = 0; f < ARRAY_LEN(flags); f++)
+        if (flags[f].bit == bit)
+            return line->values[f];
+    return NULL;
+}
+
+static int run_check(const struct line *line)
+{
+    return check_file(line->argument, &line->check);
+}
+
+static int run_new(const struct line *line)
+{
+    return new_plugin(line->argument, value_of(line, FLAG_LANG),
+                      (line->flags & FLAG_MIDDLEWARE) != 0);
+}
+
+static int run_dev(const struct line *line)
+{
+    struct dev_options options = { .so = line->argument,
+                                   .control = line->control,
+                                   .plugins = value_of(line, FLAG_PLUGINS),
+                                   .listen = value_of(line, FLAG_LISTEN) };
+    return dev_run(&options);
+}
+
+static int run_gdb(const struct line *line)
+{
+    return gdb_run(line->control, line->rest);
+}
+
 int main(int argc, char **argv)
 {
     const char *control = getenv("GRAFT_CONTROL");
@@ -333,7 +401,7 @@ int main(int argc, char **argv)
     if (rc >= 0)
         return rc;
     line.check.json = line.json;
-    rc = line.command->target == NULL ? check_file(line.argument, &line.check) : ask(&line);
+    rc = line.command->run != NULL ? line.command->run(&line) : ask(&line);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "graftctl: cannot write the answer\n");
         return EXIT_REFUSED;
