@@ -47,7 +47,7 @@ static const struct flag {
       true },
     { FLAG_BINARY, "--binary", "binary", "PATH of another graftd than the one that was started",
       true },
-    { FLAG_LANG, "--lang", "", "c or c++; c unless given", true },
+    { FLAG_LANG, "--lang", "", "c, c++ or rust; c unless given", true },
     { FLAG_MIDDLEWARE, "--middleware", "", "around other plugins' handlers; has no routes", false },
     { FLAG_LISTEN, "--listen", "", "ADDR to serve on, by a graftd of its own", true },
     { FLAG_PLUGINS, "--plugins", "", "DIR, the plugin folder of the graftd at --control", true },

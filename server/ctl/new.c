@@ -34,6 +34,7 @@ static const struct language {
 } languages[] = {
     { "c", "C", "pkg-config" },
     { "c++", "C++", "pkg-config" },
+    { "rust", "Rust", "rustc" },
 };
 
 struct project {
@@ -292,7 +293,7 @@ int new_plugin(const char *name, const char *lang, bool middleware)
                      "a to z, then a to z, 0 to 9 and '-', at most 64, no '-' at the end");
     p.lang = find_language(lang != NULL ? lang : "c");
     if (p.lang == NULL)
-        return usage("unknown language", lang, "c or c++");
+        return usage("unknown language", lang, "c, c++ or rust");
     snprintf(p.ident, sizeof p.ident, "%s", name);
     for (char *c = p.ident; *c != '\0'; c++)
         *c = *c == '-' ? '_' : *c;

@@ -15,6 +15,9 @@ from grafttest import *
 SDK = ENV["TEST_BUILDDIR"] + "/sdk"
 
 
+RUSTC = shutil.which("rustc")
+
+
 def environment(**more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("GRAFT_", "MAKE", "MFLAGS")) and k != "GRAFTD"}
     return {**env, "DEBFULLNAME": "Ada L., Countess", "DEBEMAIL": "ada@example.org", **more}
@@ -53,7 +56,7 @@ def _():
     like(run(folder, GRAFTCTL, "new", "Shop").stderr, "no name for a plugin 'Shop': expected a to z", "says why")
     done = run(folder, GRAFTCTL, "new", "shop", "--lang", "cobol")
     is_(done.returncode, 2, "a language")
-    like(done.stderr, "unknown language 'cobol': expected c or c\\+\\+", "says which there are")
+    like(done.stderr, "unknown language 'cobol': expected c, c\\+\\+ or rust", "says which there are")
     done = run(folder, GRAFTCTL, "new", "shop", GRAFT_TEMPLATES="/nowhere")
     is_(done.returncode, 1, "no templates")
     like(done.stderr, "no templates in /nowhere/c-handler: install .*graft-dev", "says what to install")
@@ -97,7 +100,9 @@ def lives(folder, name, lang, *kind):
     ok(done.returncode == 0, f"{name}: make check", done.stdout + done.stderr)
     ok(len(re.findall("^ok - ", done.stdout, re.M)) >= 3, f"{name}: it tried something", done.stdout)
     done = run(path, GRAFTCTL, "check", f"{name}.so")
-    like(done.stdout, r"\A\S+: \S+ 0\.1\.0, \d routes, sha256 \S+\nIt would be loaded\.\n\Z", f"{name}: check finds nothing")
+    warned = r"warning \(preflight\): imports __cxa_thread_atexit_impl[^\n]*\n" if lang == "rust" else ""
+    like(done.stdout, r"\A\S+: \S+ 0\.1\.0, \d routes, sha256 \S+\n" + warned + r"It would be loaded\.\n\Z",
+         f"{name}: check finds nothing")
     done = run(path, "make", "install", f"DESTDIR={path}/dest", "PLUGINDIR=/lib")
     is_(os.listdir(os.path.join(path, "dest/lib")), [f"{name}.so"], f"{name}: make install")
     shutil.rmtree(os.path.join(path, "dest"))
@@ -129,6 +134,12 @@ def guarded(folder, name, *more):
 def _():
     live_all(("shop", "c"), ("my-shop-2", "c", "--middleware"))
     live_all(("cxx-shop", "c++"), ("cxx-mw", "c++", "--middleware"))
+
+
+@case("Rust, handler and middleware", SANITIZER == "none" and RUSTC,
+      "rustc is not installed, or a sanitizer is at work: Rust's code has none here")
+def _():
+    live_all(("rs-shop", "rust"), ("rs-mw", "rust", "--middleware"))
 
 
 class Dev:
