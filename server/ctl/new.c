@@ -2,7 +2,8 @@
  * graftctl new NAME: writes the folder NAME from templates. A template set is up to four folders,
  * LANG-KIND, LANG, common and KIND, in this order; a file that several of them have is written one
  * after the other. In names "NAME", and in texts the words between '@', are replaced; "dot-" at the
- * beginning of a name is a dot. Files that begin with "#!" become executable.
+ * beginning of a name is a dot. Files that begin with "#!" become executable; templates of such
+ * begin with "@RUN@", for they are no programs.
  *
  * The folder is made under another name and renamed in the end: it is there whole, or not at all.
  */
@@ -55,7 +56,7 @@ static const char *value_of(const struct project *p, const char *word, size_t le
     } words[] = {
         { "NAME", p->name },         { "IDENT", p->ident },   { "LANG", p->lang->shown },
         { "TOOLS", p->lang->tools }, { "AUTHOR", p->author }, { "EMAIL", p->email },
-        { "DATE", p->date },         { "YEAR", p->year },
+        { "DATE", p->date },         { "YEAR", p->year },     { "RUN", "#!" },
     };
     for (size_t i = 0; i < ARRAY_LEN(words); i++)
         if (strlen(words[i].word) == len && memcmp(words[i].word, word, len) == 0)

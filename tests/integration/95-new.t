@@ -81,8 +81,10 @@ def names_are_filled(path, name):
             full = os.path.join(folder, file)
             with open(full) as f:
                 text = f.read()
-            if "NAME" in file or re.search(r"@(NAME|IDENT|LANG|TOOLS|AUTHOR|EMAIL|DATE|YEAR)@", text):
+            if "NAME" in file or re.search(r"@(RUN|NAME|IDENT|LANG|TOOLS|AUTHOR|EMAIL|DATE|YEAR)@", text):
                 wrong.append(full)
+            if (file in ("test.sh", "rules")) != text.startswith("#!"):
+                wrong.append(full + ": its first line")
             if text.startswith("#!") != bool(os.stat(full).st_mode & stat.S_IXUSR):
                 wrong.append(full + ": mode")
     is_(wrong, [], f"{name}: no hole is left, scripts can be run")

@@ -137,7 +137,7 @@ def _():
             ok(True, name)
         except Failure as error:
             ok(False, name, str(error))
-    is_(len(names), 2, "all that control names")
+    is_(len(names), 3, "all that control names")
 
 
 main()

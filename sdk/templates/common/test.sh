@@ -1,4 +1,4 @@
-#!/bin/sh
+@RUN@/bin/sh
 # Serves @NAME@.so with a graftd of its own, asks it, and drains it. GRAFTD=PATH: of another graftd.
 set -eu
 cd "$(dirname "$0")"
