@@ -18,7 +18,7 @@ end() {
     status=$?
     trap - EXIT
     kill "$server" 2>/dev/null || :
-    wait "$server" || { status=1; echo "not ok - graftd ended with $?"; }
+    wait "$server" || { echo "not ok - graftd ended with $?"; status=1; }
     [ $status = 0 ] || cat "$work/log" >&2
     rm -rf "$work"
     exit $status
@@ -39,7 +39,10 @@ expect() { # NAME WANTED FOUND
 tries=0
 until ask -o /dev/null http://localhost/ 2>/dev/null; do
     tries=$((tries + 1))
-    kill -0 "$server" 2>/dev/null && [ $tries -lt 200 ] || { echo "not ok - graftd serves"; exit 1; }
+    if [ $tries -ge 200 ] || ! kill -0 "$server" 2>/dev/null; then
+        echo "not ok - graftd serves"
+        exit 1
+    fi
     sleep 0.05
 done
 
