@@ -85,6 +85,20 @@ bool graft_test_logged(const char *text)
     return graft_test_log_count(text) > 0;
 }
 
+const char *graft_test_log_line(unsigned i)
+{
+    const char *line = NULL;
+    bottle_open();
+    pthread_mutex_lock(&lock);
+    list_each (it, &lines)
+        if (i-- == 0) {
+            line = list_entry(it, struct text, node)->line;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    return line;
+}
+
 void graft_test_forget_log(void)
 {
     bottle_enter("graft_test_forget_log");

@@ -31,7 +31,7 @@ graft_test_req *client_new(size_t window)
 {
     static bool made;
     graft_test_req *r = xcalloc(1, sizeof *r);
-    struct sockaddr_in peer = { .sin_family = AF_INET, .sin_port = htons(4711) };
+    struct sockaddr_in peer = { .sin_family = AF_INET, .sin_port = htons(40001) };
     if (!made)
         list_init(&clients);
     made = true;

@@ -20,7 +20,7 @@ int main(void)
     GRAFT_IS(graft_test_start(&app_plugin, NULL), 0);
 
     graft_test_request("GET", "/app");
-    GRAFT_OK(graft_test_logged("GET /app 200 3 B 0 us route=/app peer=192.0.2.1:4711 id="));
+    GRAFT_OK(graft_test_logged("GET /app 200 3 B 0 us route=/app peer=192.0.2.1:40001 id="));
     graft_test_request("GET", "/no%22thing");
     GRAFT_OK(graft_test_logged("GET /no%22thing 404 "));
 

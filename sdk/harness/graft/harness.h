@@ -53,7 +53,7 @@ extern "C" {
 /* What GRAFT_PLUGIN() of a plugin that is linked into the test has defined. */
 extern const graft_plugin graft_plugin_v1;
 
-/* One client and its one request, on a connection of its own. */
+/* One client and its one request, on a connection of its own; its peer is 192.0.2.1:40001. */
 typedef struct graft_test_req graft_test_req;
 
 /* ---- The server ---------------------------------------------------------------------------- */
@@ -208,6 +208,9 @@ bool graft_test_wait(graft_test_req *req, unsigned ms);
 bool graft_test_logged(const char *text);
 /* How many do. */
 unsigned graft_test_log_count(const char *text);
+/* The i-th of the lines so far, as the server's log would have it; NULL past the last. Lives until
+ * they are forgotten. */
+const char *graft_test_log_line(unsigned i);
 /* Forgets the lines so far. */
 void graft_test_forget_log(void);
 
