@@ -94,11 +94,8 @@ void pool_make(unsigned queue);
 /* ---- plugins.c, swap.c ------------------------------------------------------------------------
  */
 
-struct version *plugin_of(const char *name);
 void plugins_turn(void); /* the end of versions whose last request is over */
 void plugins_end(void);
-void why_set(const char *fmt, ...) PRINTF_LIKE(1, 2);
-uint64_t retire_ms(void);
 
 /* ---- blame.c: log, misuse, crashes -------------------------------------------------------------
  */

@@ -197,6 +197,24 @@ void version_cool(struct version *v)
     v->started = false;
 }
 
+static void past_deadline(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    adopt_cut(arg, NULL);
+}
+
+/* From now on it has timeouts_ms.retire, if that is set. */
+static void set_deadline(struct version *v)
+{
+    unsigned ms = bottle.fallback->timeouts_ms.retire;
+    struct timeval tv = { ms / 1000, (suseconds_t)(ms % 1000) * 1000 };
+    if (ms == 0)
+        return;
+    v->deadline = evtimer_new(control_base(), past_deadline, v);
+    if (v->deadline == NULL || event_add(v->deadline, &tv) != 0)
+        give_up("no memory for a version's deadline");
+}
+
 void version_leave(struct version *v)
 {
     list_del(&v->node);
@@ -205,6 +223,7 @@ void version_leave(struct version *v)
         released(v);
         return;
     }
+    set_deadline(v);
     struct played was = play(ON_CONTROL_THREAD, 0);
     adopt_release(v, released);
     play_again(was);
@@ -254,6 +273,8 @@ void plugins_turn(void)
         if (v->plugin != NULL)
             threads_gone(v);
         unmap(v);
+        if (v->deadline != NULL)
+            event_free(v->deadline);
         every_free(v);
         version_free(&v);
     }

@@ -18,6 +18,7 @@
 
 #define PLUGINS_MAX      64
 #define HANDOVER_STEP_MS 10
+#define END_MS           600000u /* timeouts_ms.retire is 0: no limit, and a test has to end */
 
 static struct generation *current;
 static struct version *serving[PLUGINS_MAX];
@@ -29,7 +30,7 @@ const char *graft_test_why(void)
     return why.text;
 }
 
-struct version *plugin_of(const char *name)
+static struct version *plugin_of(const char *name)
 {
     for (unsigned i = 0; i < nserving; i++)
         if (strcmp(serving[i]->plugin, name) == 0)
@@ -366,6 +367,7 @@ static void blame_exchange(const struct exchange *x)
 void plugins_end(void)
 {
     unsigned limit = bottle.fallback->timeouts_ms.retire;
+    limit = limit != 0 ? limit : END_MS;
     while (nserving > 0)
         if (graft_test_stop(serving[nserving - 1]->plugin) != 0)
             give_up("%s", why.text);

@@ -84,13 +84,33 @@ static void streams(void)
     GRAFT_OK(graft_test_complete(r));
 }
 
+/* timeouts_ms.retire, and the same by hand. */
+static void retire(void)
+{
+    GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), 0);
+    graft_test_req *r = graft_test_request("GET", "/slow/stream?chunks=100&ms=100");
+    GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), 0);
+    graft_test_advance(4999);
+    GRAFT_OK(!graft_test_closed(r));
+    graft_test_advance(1);
+    GRAFT_OK(graft_test_cut(r));
+
+    r = graft_test_request("GET", "/slow/stream?chunks=100&ms=100");
+    GRAFT_IS(graft_test_stop("slow"), 0);
+    GRAFT_OK(!graft_test_closed(r));
+    graft_test_retire();
+    GRAFT_OK(graft_test_cut(r));
+}
+
 int main(void)
 {
-    graft_test_settings("{\"offload\": {\"queue\": 3}, \"timeouts_ms\": {\"handler\": 2000},"
-                        " \"limits\": {\"send_bytes\": 4096}}");
+    graft_test_settings(
+        "{\"offload\": {\"queue\": 3}, \"timeouts_ms\": {\"handler\": 2000, \"retire\": 5000},"
+        " \"limits\": {\"send_bytes\": 4096}}");
     GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), 0);
     timers();
     pool();
     streams();
+    retire();
     return graft_test_end();
 }

@@ -94,6 +94,18 @@ def cxx(folder):
         report(ok, f"examples/cxx/notes.cc, on graft.hpp, with {compiler} -std={std}", why)
 
 
+def run_test_program(compiler, std, source, out):
+    """A block that includes the harness is a program, and all of its checks hold."""
+    pc = [subprocess.run(["pkg-config", which, "graft-harness"], check=True, capture_output=True,
+                         text=True).stdout.split() for which in ("--cflags", "--libs")]
+    made = subprocess.run([compiler, f"-std={std}", *WARN, *os.environ["TEST_CFLAGS"].split(), *pc[0],
+                           "-o", out, source, *pc[1]], capture_output=True, text=True)
+    if made.returncode != 0:
+        return False, made.stdout + made.stderr
+    run = subprocess.run([out], capture_output=True, text=True, timeout=60)
+    return run.returncode == 0, run.stdout + run.stderr
+
+
 def guide(folder):
     with open(f"{SRC}/docs/PLUGIN-GUIDE.md", encoding="utf-8") as page:
         blocks = re.findall(r"^```(c|cpp)\n(.*?)^```$", page.read(), re.M | re.S)
@@ -104,6 +116,12 @@ def guide(folder):
             out.write(text)
         for compiler, std in (C if language == "c" else CXX):
             if std in ("c11", "gnu++20") or not shutil.which(compiler):
+                continue
+            if "<graft/harness.h>" in text:
+                # a sanitizer's runtime is that of the compiler that made the harness
+                if os.environ["TEST_SANITIZER"] == "none" or compiler == os.environ["TEST_CC"]:
+                    ok, why = run_test_program(compiler, std, source, f"{folder}/block")
+                    report(ok, f"block {number} of the guide, a test, with {compiler} -std={std}", why)
                 continue
             ok, why = compile_one(compiler, std, source, f"{folder}/block.so")
             report(ok, f"block {number} of the guide with {compiler} -std={std}", why)

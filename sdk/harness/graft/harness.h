@@ -84,7 +84,8 @@ int graft_test_load(const char *path, const char *config);
  * plugin of that name serves, or another needs it (a route of the settings). */
 int graft_test_stop(const char *name);
 
-/* What timeouts_ms.retire does: cuts what still runs on versions that were replaced or stopped. */
+/* Cuts what still runs on versions that were replaced or stopped, as timeouts_ms.retire does when
+ * it has passed. */
 void graft_test_retire(void);
 
 /* Why the last call returned -1; "" when none has. */
@@ -240,9 +241,9 @@ bool graft_test_is_str(const char *got, const char *want, const char *file, int 
                        const char *what);
 
 /*
- * The end: the clients leave, up to timeouts_ms.retire passes, all plugins are taken out, and who
- * still owes an answer then is named and fails the test. Prints the plan. What main returns: 0 when
- * all held, 1 when not. Nothing of the harness may be called behind it.
+ * The end: the clients leave, up to timeouts_ms.retire (or ten minutes) passes, all plugins are
+ * taken out, and who still owes an answer then is named and fails the test. Prints the plan. What
+ * main returns: 0 when all held, 1 when not. Nothing of the harness may be called behind it.
  */
 int graft_test_end(void);
 
