@@ -24,9 +24,9 @@ static void at_last(graft_req *req, void *arg)
     graft_done(req);
 }
 
-static const graft_route app_routes[] = { { "GET", "/app", app, 0 },
-                                          { "GET", "/hold", hold, 0 },
-                                          { 0 } };
+static const graft_route app_routes[] = {
+    { "GET", "/app", app, 0 }, { "GET", "/hold", hold, 0 }, { "PUT", "/body", app, 0 }, { 0 }
+};
 GRAFT_TEST_PLUGIN(app_plugin, .name = "app", .version = "1", .routes = app_routes)
 
 static bool tells(const char *text)
@@ -37,6 +37,7 @@ static bool tells(const char *text)
 
 int main(void)
 {
+    graft_test_settings("{\"timeouts_ms\": {\"handover\": 500}}");
     GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), 0);
     GRAFT_IS(graft_test_start(&app_plugin, NULL), 0);
     for (int i = 0; i < 5; i++)
@@ -64,5 +65,18 @@ int main(void)
     GRAFT_IS_TEXT(graft_test_body(r), "at last\n");
     GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), 0);
     GRAFT_OK(tells("\"/hold\":200"));
+
+    /* One that ends by itself is waited for, as long as timeouts_ms.handover says. */
+    r = graft_test_open("PUT", "/body", "Content-Length: 3");
+    uint64_t before = graft_test_now();
+    GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), -1);
+    GRAFT_IS(graft_test_now() - before, 500);
+    GRAFT_OK(strstr(graft_test_why(), "not done within 500 ms (timeouts_ms.handover): 1 requests "
+                                      "of ") != NULL);
+    GRAFT_OK(strstr(graft_test_why(), "still in progress, the oldest on /body, waiting for body"));
+    graft_test_send(r, "abc", 3);
+    GRAFT_IS_TEXT(graft_test_body(r), "app\n");
+    GRAFT_IS(graft_test_start(&graft_plugin_v1, NULL), 0);
+    GRAFT_OK(tells("\"/body\":200"));
     return graft_test_end();
 }
