@@ -1,6 +1,6 @@
 /*
  * The harness's own: a server in a bottle. The engine is the server's (server/http, server/plugin
- * and what they stand on, compiled again with fake/rename.h); the files here stand in for sockets,
+ * and what they stand on, compiled again with rename.h); the files here stand in for sockets,
  * clock, libevent's loop, pool, log and swaps. One bottle to a process, on one thread, which plays
  * control, loader, worker and pool in turn (play.c).
  */
@@ -59,7 +59,6 @@ void settle(void);
 /* ---- events.c: libevent on a clock of ours ----------------------------------------------------
  */
 
-void events_clear(void);
 bool events_turn(void);            /* one look at all; true: something was done */
 bool events_next(uint64_t *at_us); /* when the earliest timer is due; false: there is none */
 uint64_t bottle_now_us(void);      /* since the beginning */
@@ -76,7 +75,7 @@ struct graft_test_req {
     struct buf in;     /* what the client has sent, not read yet */
     struct buf out;    /* what it got */
     size_t window;     /* bytes that it still takes */
-    bool fin, reset, told, chunked, is_head;
+    bool fin, reset, chunked, is_head;
     struct answer *answer; /* what answer.c makes of `out` */
 };
 extern struct list clients;

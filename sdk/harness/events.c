@@ -147,13 +147,6 @@ void event_free(struct event *ev)
     free(ev);
 }
 
-void events_clear(void)
-{
-    free(all);
-    all = NULL;
-    n = cap = 0;
-}
-
 /* ---- Running --------------------------------------------------------------------------------- */
 
 /* On the thread whose loop it is of. */
