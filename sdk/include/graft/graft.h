@@ -7,10 +7,12 @@
  * table.
  *
  * Every comment carries the threads on which a call is made or may be made:
- *   [loader]  the thread that loads and unloads; one plugin at a time; may block
- *   [worker]  the thread that owns the request (or, for worker_init, the worker itself); must not
- * block [pool]    the threads for offloaded work and graft_every [any]     all of them, and threads
- * that the plugin made
+ *
+ * - [loader] the thread that loads and unloads; one plugin at a time; may block
+ * - [worker] the thread that owns the request (or, for worker_init, the worker itself); must not
+ *   block
+ * - [pool] the threads for offloaded work and graft_every
+ * - [any] all of them, and threads that the plugin made
  *
  * Two rules hold everywhere. A plugin is never called from inside a call that it made itself:
  * graft_done, graft_continue, graft_flush and graft_abort only mark, and what follows from them
@@ -69,28 +71,28 @@ typedef struct graft_host graft_host;
 
 /* One request, as one plugin in its chain sees it. */
 typedef struct graft_req {
-    const graft_host *host;
+    const graft_host *host; /* the server's functions; for the wrappers below */
 } graft_req;
 
 /* This version of this plugin. */
 typedef struct graft_self {
-    const graft_host *host;
+    const graft_host *host; /* the server's functions; for the wrappers below */
 } graft_self;
 
 /* A counter made by graft_counter(). */
 typedef struct graft_metric {
-    const graft_host *host;
+    const graft_host *host; /* the server's functions; for the wrappers below */
 } graft_metric;
 
 /* What export_state writes into, with graft_buf_add(). Valid during that call. (minor 1) */
 typedef struct graft_buf {
-    const graft_host *host;
+    const graft_host *host; /* the server's functions; for the wrappers below */
 } graft_buf;
 
 /* Borrowed bytes; not NUL-terminated; {NULL, 0} means absent. */
 typedef struct graft_str {
-    const char *ptr;
-    size_t len;
+    const char *ptr; /* the first of them; NULL when absent */
+    size_t len;      /* how many; may be 0 when there is a ptr: empty, not absent */
 } graft_str;
 
 /* What a handler or a middleware answers. Anything outside the enum counts as GRAFT_ERROR. */
@@ -118,12 +120,13 @@ typedef graft_next graft_handler(graft_req *req, void *state);
 /* The levels of graft_log(). */
 enum { GRAFT_DEBUG = 0, GRAFT_INFO = 1, GRAFT_WARN = 2, GRAFT_ERR = 3 };
 
+/* What a plugin serves: one entry of its table. */
 typedef struct graft_route {
-    const char *method;  /* "GET"; NULL = every method. GET also serves HEAD. */
-    const char *pattern; /* "/a", "/users/:id" (one segment), "/files/" "*rest" (all that
-                            follows); starts with '/' */
-    graft_handler *handler;
-    unsigned flags; /* GRAFT_STREAM or 0 */
+    const char *method;     /* "GET"; NULL = every method. GET also serves HEAD. */
+    const char *pattern;    /* "/a", "/users/:id" (one segment), "/files/" "*rest" (all that
+                               follows); starts with '/' */
+    graft_handler *handler; /* [worker] answers what matches */
+    unsigned flags;         /* GRAFT_STREAM or 0 */
 } graft_route;
 
 /*
@@ -202,8 +205,8 @@ typedef struct graft_plugin {
  * server's reaches. Plugins call the wrappers below; a test may pass a table of its own.
  */
 struct graft_host {
-    uint32_t size; /* bytes of this table, as the server knows it */
-    uint32_t reserved;
+    uint32_t size;     /* bytes of this table, as the server knows it */
+    uint32_t reserved; /* 0 */
 
     /* The request */
     graft_str (*method)(const graft_req *req);                   /* [worker] [any] in LATER */
@@ -290,7 +293,7 @@ struct graft_host {
     void *(*shared)(graft_self *self, const char *name, size_t size, uint32_t schema,
                     bool *fresh); /* [loader] in init */
     const void *(*shared_old)(graft_self *self, const char *name, size_t *size,
-                              uint32_t *schema);                   /* [loader] */
+                              uint32_t *schema);                  /* [loader] */
     int (*buf_add)(graft_buf *buf, const void *data, size_t len); /* [loader] in export_state */
 
     /* GRAFT_MINOR 1 ends here. */
@@ -644,8 +647,7 @@ static inline void *graft_scratch(graft_req *req)
     return req->host->scratch(req);
 }
 
-/* ---- The plugin itself --------------------------------------------------------------------------
- */
+/* ---- The plugin itself --------------------------------------------------------------------- */
 
 /* [any] This plugin's "config" object as JSON text; "{}" when there is none. Lives as long as the
  * version. */
@@ -673,8 +675,8 @@ static inline bool graft_config_bool(graft_self *self, const char *key, bool fal
     return self->host->config_bool(self, key, fallback);
 }
 
-/* [loader], and inside worker_init and health. Records why (per thread); say what, expected, found, next step.
- * Returns -1, for `return graft_fail(self, …)`. */
+/* [loader], and inside worker_init and health. Records why (per thread); say what, expected, found,
+ * next step. Returns -1, for `return graft_fail(self, …)`. */
 GRAFT_PRINTF_(2, 3) static inline int graft_fail(graft_self *self, const char *fmt, ...)
 {
     va_list args;
@@ -755,7 +757,7 @@ static inline void graft_add(graft_metric *metric, uint64_t n)
         metric->host->add(metric, n);
 }
 
-/* ---- Minor 1: handing state to the next version ----------------------------------------------- */
+/* ---- Minor 1: handing state to the next version --------------------------------------------- */
 
 #if GRAFT_NEEDS >= 1
 
@@ -795,9 +797,9 @@ static inline int graft_buf_add(graft_buf *buf, const void *data, size_t len)
 }
 #endif
 
-/* ---- The entry symbol
- * ----------------------------------------------------------------------------
- *
+/* ---- The entry symbol ---------------------------------------------------------------------- */
+
+/*
  * GRAFT_PLUGIN(.name = "hello", .version = "1.0.0", .routes = …) at the end of one source file,
  * without a semicolon. In C++ the route table is a named array (there are no compound literals) and
  * the members follow the order of struct graft_plugin.
