@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -147,8 +148,7 @@ static void mark_set(struct config *cfg, const struct config_key *key)
     cfg->keys_set |= (uint64_t)1 << (key - config_keys);
 }
 
-/* The value, or NULL when it is not set. Of two the first counts, as for getenv. */
-static const char *variable(char *const *envp, const char *name)
+const char *config_variable(char *const *envp, const char *name)
 {
     size_t len = strlen(name);
     for (; envp != NULL && *envp != NULL; envp++) {
@@ -162,11 +162,15 @@ static int read_variables(struct config_reader *r, char *const *envp)
 {
     for (size_t i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
-        const char *value = key->variable ? variable(envp, key->variable) : NULL;
+        const char *value = config_variable(envp, key->variable);
+        char name[64];
         if (value == NULL)
             continue;
-        if (key->type->set(r, key, value) != 0)
-            return err_prefix(r->err, "variable %s", key->variable);
+        snprintf(name, sizeof(name), "variable %s", key->variable);
+        if (key->type->set == NULL && config_read_value(r, key, name, value) != 0)
+            return -1;
+        if (key->type->set != NULL && key->type->set(r, key, value) != 0)
+            return err_prefix(r->err, "%s", name);
         mark_set(r->cfg, key);
     }
     return 0;
@@ -199,8 +203,7 @@ void config_unknown_variables(char *const *envp, void (*fn)(const char *name, vo
             continue;
         memcpy(name, *envp, len);
         name[len] = '\0';
-        while (k < config_key_count &&
-               (config_keys[k].variable == NULL || strcmp(config_keys[k].variable, name) != 0))
+        while (k < config_key_count && strcmp(config_keys[k].variable, name) != 0)
             k++;
         if (k == config_key_count)
             fn(name, arg);
@@ -230,7 +233,7 @@ static struct config *load(const struct options *opt, char *const *envp,
     struct config *cfg = new_config(err);
     if (cfg == NULL)
         return NULL;
-    struct config_reader r = { .cfg = cfg, .err = err, .resolve = resolve };
+    struct config_reader r = { .cfg = cfg, .err = err, .resolve = resolve, .envp = envp };
     const char *path = opt->config_file ? opt->config_file : config_default_file;
     if (read(&r, opt, path, text) != 0 || read_variables(&r, envp) != 0 ||
         read_flags(&r, opt) != 0) {

@@ -1,6 +1,6 @@
 /*
- * The parts of graft.json that name plugins: plugins, middleware and routes. They can be set in the
- * file only. One configuration, one thread.
+ * The parts of graft.json that name plugins: plugins, middleware and routes. One configuration,
+ * one thread.
  */
 #include "base/config_private.h"
 

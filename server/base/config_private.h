@@ -9,8 +9,9 @@
 struct config_reader {
     struct config *cfg;
     struct err *err;
-    bool resolve; /* may ask the resolver for names in addresses */
-    bool append;  /* a list setting comes again: add to it */
+    bool resolve;      /* may ask the resolver for names in addresses */
+    bool append;       /* a list setting comes again: add to it */
+    char *const *envp; /* variables that count before the file */
 };
 
 struct config_key;
@@ -21,7 +22,7 @@ struct config_type {
     const char *name;    /* "a string"; NULL: a number between min and max */
     enum json_type json; /* what stands in the file */
     /* From a flag, a variable or a default; for a simple value (read is NULL) from the file too:
-       a string decoded, a number or word as written. NULL: settable in the file alone. */
+       a string decoded, a number or word as written. NULL: JSON text in a variable, too. */
     int (*set)(struct config_reader *r, const struct config_key *key, const char *text);
     int (*read)(struct config_reader *r, const struct config_key *key, struct json_value v);
 };
@@ -72,6 +73,9 @@ bool config_groups_equal(const struct config *a, const struct config *b);
 
 /* config_read.c: everything that stands in the file. */
 int config_read(struct config_reader *r, const char *name, const char *text, size_t len);
+/* One key's value, that `name` ("variable GRAFT_PLUGINS") has as JSON. */
+int config_read_value(struct config_reader *r, const struct config_key *key, const char *name,
+                      const char *text);
 /* -1: `key` (its place is told) is none of the known names. */
 int config_unknown(struct json_value key, struct str name, const struct str *known, size_t count,
                    struct err *err);
@@ -79,6 +83,8 @@ int config_unknown(struct json_value key, struct str name, const struct str *kno
 int config_expect(struct json_value v, enum json_type type, const char *what, struct err *err);
 
 /* config.c */
+/* The value of a variable, or NULL when it is not set. Of two the first counts, as for getenv. */
+const char *config_variable(char *const *envp, const char *name);
 extern const char config_default_file[], config_default_plugin_dir[];
 
 #endif

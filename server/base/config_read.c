@@ -87,6 +87,8 @@ static int read_key(struct config_reader *r, const struct config_key *key, struc
     if (config_expect(v, key->type->json, what, r->err) != 0)
         return -1;
     r->cfg->keys_set |= (uint64_t)1 << (key - config_keys);
+    if (key->type->set == NULL && config_variable(r->envp, key->variable) != NULL)
+        return 0; /* what is a list or an object is read once: from there */
     if (key->type->read != NULL)
         return key->type->read(r, key, v);
     char number[64];
@@ -145,6 +147,21 @@ int config_read(struct config_reader *r, const char *name, const char *text, siz
     int rc = config_expect(json_root(doc), JSON_OBJECT, "expected an object of settings", r->err);
     if (rc == 0)
         rc = read_members(r, json_root(doc), "");
+    json_free(doc);
+    return rc;
+}
+
+int config_read_value(struct config_reader *r, const struct config_key *key, const char *name,
+                      const char *text)
+{
+    struct json *doc = json_parse(name, text, strlen(text), r->err);
+    if (doc == NULL)
+        return -1;
+    char what[112];
+    snprintf(what, sizeof(what), "expected %s", key->type->name);
+    int rc = config_expect(json_root(doc), key->type->json, what, r->err);
+    if (rc == 0)
+        rc = key->type->read(r, key, json_root(doc));
     json_free(doc);
     return rc;
 }

@@ -1,6 +1,6 @@
 /*
  * The keys of graft.json that say whom to trust: signatures (of plugin files) and control_groups
- * (of the control socket). They can be set in the file only. One configuration, one thread.
+ * (of the control socket). One configuration, one thread.
  */
 #include "base/config_private.h"
 

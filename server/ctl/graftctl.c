@@ -68,6 +68,8 @@ static const struct command {
 } commands[] = {
     { "status", NULL, "GET", "/v1/status", CLIENT_WAIT_S, 0, show_status,
       "the server: workers, connections, generation", NULL },
+    { "ready", NULL, "GET", "/v1/ready", CLIENT_WAIT_S, 0, show_ready,
+      "are requests welcome, as /readyz says? Exit status 0 or 1", NULL },
     { "ps", NULL, "GET", "/v1/versions", CLIENT_WAIT_S, 0, show_versions,
       "every loaded version: state, requests, what its oldest request waits for", NULL },
     { "reload", NULL, "POST", "/v1/reload", CLIENT_RELOAD_S,

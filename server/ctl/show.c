@@ -282,6 +282,12 @@ void show_upgrade(struct json_value answer, FILE *out)
     }
 }
 
+void show_ready(struct json_value a, FILE *out)
+{
+    (void)a;
+    fputs("ready\n", out);
+}
+
 void show_done(struct json_value a, FILE *out)
 {
     (void)a;

@@ -275,6 +275,22 @@ static void answer_ok(struct web_request *req)
     ops_answer_json(req, 200, &j);
 }
 
+/* What /readyz says, for those who cannot reach the ops address: a container's health check, say.
+ */
+static void answer_ready(struct ops *o, struct web_request *req, const char *rest)
+{
+    (void)rest;
+    struct buf why = { 0 };
+    bool ready = ops_is_ready(o, &why);
+    swap_ask_health(o->swap); /* for whoever asks next */
+    if (ready)
+        answer_ok(req);
+    else
+        ops_answer_error(req, 503, "not_ready", "%.*s", why.len > 0 ? (int)why.len - 1 : 0,
+                         buf_str(&why).ptr);
+    buf_fini(&why);
+}
+
 static void answer_reopen(struct ops *o, struct web_request *req, const char *rest)
 {
     (void)rest;
@@ -336,6 +352,7 @@ struct verb {
 
 static const struct verb verbs[] = {
     { "GET", "/v1/status", NULL, "", answer_status },
+    { "GET", "/v1/ready", NULL, "", answer_ready },
     { "GET", "/v1/versions", NULL, "", answer_versions },
     { "GET", "/v1/routes", NULL, "", ops_answer_routes },
     { "POST", "/v1/reload", NULL, " retry allow_empty config ", answer_reload },
@@ -409,7 +426,7 @@ static void forbid(struct web_request *req, const struct peer *peer)
     log_forbidden(req, peer);
     if (peer->right == PEER_READ)
         ops_answer_error(req, 403, "forbidden",
-                         "user %d may only ask (status, ps, routes), as a member of "
+                         "user %d may only ask (status, ready, ps, routes), as a member of "
                          "control_groups: root and the server's user %u may do this",
                          (int)peer->uid, (unsigned)geteuid());
     else

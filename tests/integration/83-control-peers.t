@@ -19,10 +19,10 @@ if os.geteuid() != 0 or not shutil.which("setpriv"):
 
 OPS, AUDIT, STRANGER = 61001, 61002, 61003  # groups are given by number: /etc/group stays as it is
 USER = 61111
-GETS = ("status", "ps", "routes")
+GETS = ("status", "ready", "ps", "routes")
 POSTS = (["reload"], ["reload", "--config"], ["reopen"], ["retire", "hello@0.1"], ["drain"], ["rollback", "hello"],
          ["canary", "hello", "--weight", "1"], ["promote", "hello"], ["abort", "hello"], ["upgrade"])
-PATHS = ("/v1/status", "/v1/versions", "/v1/routes")
+PATHS = ("/v1/status", "/v1/ready", "/v1/versions", "/v1/routes")
 
 
 def server(groups=None, **more):
@@ -107,7 +107,7 @@ def _():
     for args in POSTS:
         run = ctl(s, USER, OPS, [], *args)
         is_(run.returncode, 1, f"{' '.join(args)}: exit 1")
-        like(run.stderr, rf"^graftctl: {args[0]}: forbidden: user {USER} may only ask \(status, ps, routes\), as a member of "
+        like(run.stderr, rf"^graftctl: {args[0]}: forbidden: user {USER} may only ask \(status, ready, ps, routes\), as a member of "
                          r"control_groups: root and the server's user 0 may do this\n$", "and why")
     run = ctl(s, USER, OPS, [], "--json", "reload")
     answer = json.loads(run.stdout)

@@ -39,6 +39,9 @@ def _():
     wait_for(lambda: s.ops_get("/readyz").status == 503, 20, "503")
     r = s.ops_get("/readyz")
     like(r.text, r"plugin health \(\w+\.\d+\): the database is away\n", "503 with the plugin's reason")
+    run = s.ctl("ready")
+    is_((run.returncode, run.stdout), (1, ""), "graftctl ready: exit status 1")
+    like(run.stderr, r"^graftctl: ready: not_ready: plugin health \(\w+\.\d+\): the database is away\n$", "and why")
     is_(s.ops_get("/livez").status, 200, "it is alive all the same")
     is_(s.get("/health/health").status, 200, "and serves")
     e = s.wait_event("health", plugin="health")
@@ -47,6 +50,8 @@ def _():
     wait_for(lambda: "no reason" in s.ops_get("/readyz").text, 20, "that is told")
     ok(configure(s, "well"), "a well one again")
     is_(s.ops_get("/readyz").status, 200, "what the old version said counts no more")
+    run = s.ctl("ready")
+    is_((run.returncode, run.stdout, run.stderr), (0, "ready\n", ""), "graftctl ready agrees")
 
 
 @case("one that hangs")

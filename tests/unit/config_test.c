@@ -1,7 +1,7 @@
 /* base/config.h: defaults, every source and their order, every kind of fault, what HUP asks. */
 #include "tap.h"
 
-#include "base/config.h"
+#include "base/config_private.h"
 
 #include "options.h"
 
@@ -433,6 +433,52 @@ TEST(flag_before_variable_before_file_before_default)
     file_gone();
 }
 
+TEST(every_key_has_a_variable_named_after_it)
+{
+    for (size_t i = 0; i < config_key_count; i++) {
+        char name[64] = "GRAFT_";
+        size_t n = strlen(name);
+        for (const char *k = config_keys[i].name; *k != '\0'; k++)
+            name[n++] = (char)(*k == '.' ? '_' : *k >= 'a' && *k <= 'z' ? *k - 'a' + 'A' : *k);
+        name[n] = '\0';
+        is_str(config_keys[i].variable, name);
+    }
+}
+
+TEST(arrays_and_objects_in_variables)
+{
+    char *envp[] = { "GRAFT_LIMITS_BODY_BYTES=77",
+                     "GRAFT_MIDDLEWARE=[\"one\", \"two\"]",
+                     "GRAFT_PLUGINS={\"shop\": {\"mount\": \"/shop\", \"config\": {\"a\": 1}}}",
+                     "GRAFT_ROUTES=[{\"match\": \"GET /x\", \"middleware\": [\"auth\"]}]",
+                     "GRAFT_VERSION_HEADER_FROM=[\"10.0.0.0/8\"]",
+                     "GRAFT_CONTROL_GROUPS=[\"0\"]",
+                     "GRAFT_SIGNATURES={\"required\": false}",
+                     NULL };
+    static const char text[] = "{\"middleware\": [\"three\"], \"plugins\": {\"a\": {}, \"b\": {}},"
+                               " \"routes\": [], \"version_header_from\": [\"unix\"],"
+                               " \"control_groups\": [], \"limits\": {\"body_bytes\": 5}}";
+    struct options opt = { 0 };
+    write_file(text, sizeof(text) - 1);
+    struct config *c = load(&opt, envp);
+    must(c != NULL);
+    is(c->limits.body_bytes, 77);
+    is(c->middleware_count, 2);
+    is_str(c->middleware[1], "two");
+    is(c->plugin_count, 1);
+    is_str(config_plugin(c, "shop")->mount, "/shop");
+    is(c->route_count, 1);
+    is(c->version_header_from_count, 1);
+    is(c->control_group_count, 1);
+    config_free(c);
+    c = load(&opt, NULL);
+    must(c != NULL);
+    is(c->plugin_count, 2);
+    is_str(c->middleware[0], "three");
+    config_free(c);
+    file_gone();
+}
+
 TEST(listen_from_every_source)
 {
     char *envp[] = { "GRAFT_LISTEN=127.0.0.1:1, [::1]:2,unix:/x", NULL };
@@ -475,6 +521,13 @@ TEST(bad_variables_and_flags_are_named)
                  "found \"\": the default is 0");
     bad_variable("GRAFT_LISTEN=", "variable GRAFT_LISTEN: expected host:port, [v6]:port, :port, "
                                   "unix:/path or fd:N, found \"\"");
+    bad_variable("GRAFT_PLUGINS={\"shop\": {\"mont\": \"/\"}}",
+                 "variable GRAFT_PLUGINS:1:11: unknown key \"mont\": did you mean \"mount\"?");
+    bad_variable("GRAFT_MIDDLEWARE=auth",
+                 "variable GRAFT_MIDDLEWARE:1:1: expected a value, found 'a'");
+    bad_variable("GRAFT_MIDDLEWARE={}",
+                 "variable GRAFT_MIDDLEWARE:1:1: expected an array of plugin "
+                 "names, found an object");
     bad_variable("GRAFT_DRAIN_TIMEOUT_MS=8s",
                  "variable GRAFT_DRAIN_TIMEOUT_MS: expected a whole number from 0 to 604800000, "
                  "found \"8s\": the default is 30000");
