@@ -91,7 +91,12 @@ bool ops_is_ready(struct ops *o, struct buf *why)
         buf_puts(why, "draining: no new work, please\n");
     else {
         bool well = swap_is_well(o->swap, why);
-        return !swap_misses(o->swap, why) && well;
+        well = !swap_misses(o->swap, why) && well;
+        if (!o->heard)
+            o->heard = !swap_health_asking(o->swap);
+        if (!o->heard && well)
+            buf_puts(why, "starting: not every plugin has said yet whether it is well\n");
+        return well && o->heard;
     }
     return false;
 }

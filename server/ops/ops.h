@@ -45,6 +45,7 @@ struct ops {
     uint64_t started_us; /* clock_us() */
     double started_unix; /* seconds since 1970 */
     bool live;           /* the first generation is, or was, served */
+    bool heard; /* what was asked when that began, whether the plugins are well, is answered */
     size_t control_group_count;
     gid_t control_groups[CONFIG_GROUPS_MAX]; /* may ask the control socket what is */
     const struct ops_verbs *verbs;

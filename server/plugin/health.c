@@ -170,6 +170,15 @@ bool health_is_known(struct version *const *versions, unsigned n)
     return true;
 }
 
+bool health_is_asking(struct version *const *versions, unsigned n)
+{
+    ON_CONTROL();
+    for (unsigned i = 0; i < n; i++)
+        if (serves(versions[i]) && versions[i]->health.running)
+            return true;
+    return false;
+}
+
 void health_stop(struct version *v, void (*done)(struct version *v))
 {
     ON_CONTROL();

@@ -440,6 +440,11 @@ bool swap_is_well(struct swap *s, struct buf *why)
                                                 s->config->timeouts_ms.load, why);
 }
 
+bool swap_health_asking(struct swap *s)
+{
+    return s->current != NULL && health_is_asking(s->current->versions, s->current->nversions);
+}
+
 bool swap_health_known(struct swap *s)
 {
     return s->current == NULL || health_is_known(s->current->versions, s->current->nversions);

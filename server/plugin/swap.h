@@ -142,7 +142,8 @@ uint64_t swap_stuck(const struct swap *s);       /* versions that are stuck now 
 /* The plugins' own health (plugin/health.h): ask in the background; what was said last. */
 void swap_ask_health(struct swap *s);
 bool swap_is_well(struct swap *s, struct buf *why);
-bool swap_health_known(struct swap *s); /* nobody is being asked, and everybody was */
+bool swap_health_asking(struct swap *s); /* somebody is being asked */
+bool swap_health_known(struct swap *s);  /* nobody is being asked, and everybody was */
 /* A line for each plugin that is missing (plugin/stand_in.h). True: the configuration cannot do
    without one of them. */
 bool swap_misses(struct swap *s, struct buf *why);

@@ -207,6 +207,7 @@ void control_serve(struct server *s)
 {
     struct err err;
     s->ops.live = true;
+    swap_ask_health(s->swap); /* ready is who has heard that all are well */
     workers_accept(s->workers);
     if (!boss_is_standby(s->boss))
         boss_ready(s->boss);

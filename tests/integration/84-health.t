@@ -21,9 +21,23 @@ def configure(s, how, **more):
     return s.reload(config=True)["ok"]
 
 
+@case("ill from the start: /readyz never says that it is ready")
+def _():
+    s = server("ill")
+    began, said = time.monotonic(), set()
+    while time.monotonic() < began + 0.5:
+        said.add(s.ops_get("/readyz").status)
+    is_(said, {503}, "503 from the first answer on")
+    like(s.ops_get("/readyz").text, "the database is away", "with the plugin's reason")
+    s = server("well")
+    wait_for(lambda: s.ops_get("/readyz").status == 200, 20, "well: ready as soon as that is known")
+    ok(True, "well: ready as soon as that is known")
+
+
 @case("well and ill")
 def _():
     s = server("well")
+    wait_for(lambda: asked(s) == 1, 20, "asked when it begins to serve")
     before = asked(s)
     time.sleep(1.2)
     is_(asked(s), before, "nobody is asked while nobody asks /readyz")
