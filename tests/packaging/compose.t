@@ -12,20 +12,16 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
 from grafttest import *  # noqa: E402,F403
 from bare import run  # noqa: E402
-from engine import PACKAGING, Builder, Engine, get, isolate, need, plugin_of  # noqa: E402
+from engine import BASE, PACKAGING, Builder, Engine, get, isolate, need, plugin_of  # noqa: E402
 
 need("docker-compose")
 SERVERS = ("graft1", "graft2", "graft3")
 
-builder = Builder()
-builder.graft()
-builder.plugin("shop", "hello, shop", "1.1.0")
-for stand_in in ("debian:bookworm-slim", "haproxy:2.6", "prom/prometheus:v2.42.0"):
-    builder.stand_in(stand_in)
-builder.close()
+with Builder() as builder:
+    builder.all()
 isolate()
 docker = Engine()
-docker.load("graft", "shop", "debian:bookworm-slim", "haproxy:2.6", "prom/prometheus:v2.42.0")
+docker.load("graft", "shop", BASE, "haproxy:2.6", "prom/prometheus:v2.42.0")
 PORT, PROMETHEUS = free_port(), free_port()
 PROJECT = os.path.join(tempdir(0o755), "compose")
 shutil.copytree(os.path.join(PACKAGING, "compose"), PROJECT)

@@ -13,24 +13,15 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration", "lib")]
 from grafttest import *  # noqa: E402,F403
-from bare import Failure  # noqa: E402
 import engine as images  # noqa: E402
-from engine import ILL, Builder, Engine, get, isolate, need  # noqa: E402
+from engine import Builder, Engine, get, isolate, need  # noqa: E402
 
 need()
 MB = 1 << 20
 LIBC = re.compile(r"/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|nss_\w+))\.so[.\d]*$")
 
-builder = Builder()
-builder.graft()
-builder.plugin("shop", "hello, shop", "1.1.0")
-builder.plugin("ill", "hello, ill", "1.2.0", ILL, ".health = health,")
-try:
-    builder.plugin("refused", "hello", "1.0.0", "#error this plugin cannot be built")
-    refused = ""
-except Failure as error:
-    refused = str(error)
-builder.close()
+with Builder() as builder:
+    builder.all()
 isolate()
 docker = Engine()
 docker.load("graft", "shop", "ill")
@@ -177,7 +168,6 @@ def _():
     container, port = start("--read-only", image="shop")
     is_(serves(port), (200, b"hello, shop\n"), "its plugin serves")
     like(docker("exec", container, "graftctl", "ps"), r"hello +1\.1\.0", "its version")
-    like(refused, "this plugin cannot be built", "a plugin that does not compile ends the build")
 
 
 @case("a plugin that is not well: unhealthy, and it says why")

@@ -22,6 +22,7 @@ from bare import Failure, run
 from grafttest import ENV, SRCDIR, Conn, Failed, HttpError, request_bytes, skip_all, tempdir, wait_for
 
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+BASE = "debian:bookworm-slim"
 PACKAGING = os.path.join(SRCDIR, "packaging")
 DIST = ENV.get("GRAFT_TEST_DIST", "")
 HOSTED = ["--network", "host"]
@@ -154,6 +155,21 @@ static int health(graft_self *self, void *state)
     return graft_fail(self, "the database is away");
 }
 """
+BROKEN = """
+static int init(graft_self *self, void **state)
+{
+    (void)state;
+    return graft_fail(self, "no database");
+}
+"""
+
+
+# Images of plugins: what hello says, what else is in it, its version, a member of its own.
+PLUGINS = {
+    "shop": ("hello, shop", "", "1.1.0", ""),
+    "ill": ("hello, ill", ILL, "1.2.0", ".health = health,"),
+    "broken": ("hello, broken", BROKEN, "1.3.0", ".init = init,"),
+}
 
 
 def path_of(image):
@@ -175,13 +191,18 @@ class Builder:
 
     def __init__(self):
         self.engine = None
-        self.seconds = {}
-        self.made = set()
+        self.source = None
 
     def close(self):
         if self.engine is not None:
             self.engine.close()
             self.engine = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
     def base(self):
         """debian:bookworm-slim: a debootstrap tree without what the official image leaves out."""
@@ -195,60 +216,55 @@ class Builder:
         run("sh", "-c", 'rm -rf "$@"; mkdir -p var/cache/apt/archives/partial var/lib/apt/lists/partial', "sh", *left_out, cwd=tree)
         run("tar", "-C", tree, "-cf", tree + ".tar", ".")
         run("rm", "-rf", tree)
-        self.engine("import", tree + ".tar", "debian:bookworm-slim")
+        self.engine("import", tree + ".tar", BASE)
         os.unlink(tree + ".tar")
+        self.keep(BASE)
 
     def start(self):
         if self.engine is None:
             self.engine = Engine("--bridge=none", "--iptables=false")
-            self.base()
+            folder = tempdir(0o755)
+            run("tar", "-xf", DIST, "-C", folder)
+            self.source = glob.glob(os.path.join(folder, "graft-*"))[0]
+            if os.path.exists(path_of(BASE)):
+                self.engine.load(BASE)
+            else:
+                self.base()
         return self.engine
 
-    def source(self):
-        folder = tempdir(0o755)
-        run("tar", "-xf", DIST, "-C", folder)
-        return glob.glob(os.path.join(folder, "graft-*"))[0]
+    def keep(self, image):
+        self.engine("save", "-o", path_of(image) + ".new", image)
+        os.rename(path_of(image) + ".new", path_of(image))
 
-    def image(self, name, make):
-        """Built by make(engine) unless it is kept from before; its file."""
-        path = path_of(name)
-        if not os.path.exists(path):
-            engine, began = self.start(), time.monotonic()
-            make(engine)
-            self.seconds[name] = time.monotonic() - began
-            engine("save", "-o", path + ".new", name)
-            os.rename(path + ".new", path)
-        return path
-
-    def graft(self):
-        def make(engine):
-            source = self.source()
-            engine.build("graft", source, "-f", os.path.join(source, "packaging/docker/Dockerfile"))
-        self.image("graft", make)
+    def graft(self, tag, *args):
+        self.start().build(tag, self.source, "-f", os.path.join(self.source, "packaging/docker/Dockerfile"), *args)
 
     def stand_in(self, name):
-        def make(engine):
-            if name in STAND_INS:
-                folder = tempdir()
-                with open(os.path.join(folder, "Dockerfile"), "w", encoding="ascii") as file:
-                    file.write(STAND_INS[name])
-                engine.build(name, folder)
-        self.image(name, make)
+        folder = tempdir()
+        with open(os.path.join(folder, "Dockerfile"), "w", encoding="ascii") as file:
+            file.write(STAND_INS[name])
+        self.start().build(name, folder)
 
-    def plugin(self, name, text, version, extra="", member=""):
-        """An image of a plugin author's: Dockerfile.plugin and hello.c."""
-        def make(engine):
-            if not self.made:
-                source = self.source()
-                for tag, target in (("graft:dev", ["--target", "dev"]), ("graft", [])):
-                    engine.build(tag, source, "-f", os.path.join(source, "packaging/docker/Dockerfile"), *target)
-                self.made.add("graft")
-            folder = tempdir()
-            shutil.copy(os.path.join(PACKAGING, "docker", "Dockerfile.plugin"), folder)
-            with open(os.path.join(folder, "hello.c"), "w", encoding="ascii") as file:
-                file.write(HELLO % (text, extra, version, member))
-            engine.build(name, folder, "-f", os.path.join(folder, "Dockerfile.plugin"))
-        self.image(name, make)
+    def plugin(self, name):
+        folder = tempdir()
+        shutil.copy(os.path.join(self.source, "packaging/docker/Dockerfile.plugin"), folder)
+        with open(os.path.join(folder, "hello.c"), "w", encoding="ascii") as file:
+            file.write(HELLO % PLUGINS[name])
+        self.start().build(name, folder, "-f", os.path.join(folder, "Dockerfile.plugin"))
+
+    def all(self):
+        """Whatever the tests want, unless it is kept from another one."""
+        names = ("graft", *STAND_INS, *PLUGINS)
+        if all(os.path.exists(path_of(name)) for name in (BASE, *names)):
+            return
+        self.graft("graft:dev", "--target", "dev")
+        self.graft("graft")
+        for name in STAND_INS:
+            self.stand_in(name)
+        for name in PLUGINS:
+            self.plugin(name)
+        for name in names:
+            self.keep(name)
 
 
 def get(port, target="/hello", host="127.0.0.1", timeout=5):
