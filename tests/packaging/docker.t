@@ -172,7 +172,7 @@ def _():
 
 @case("a plugin that is not well: unhealthy, and it says why")
 def _():
-    container, port = start("--health-interval", "1s", image="ill")
+    container, port = start("--health-interval", "1s", "--health-start-period", "2s", image="ill")
     is_(serves(port), (200, b"hello, ill\n"), "it serves")
     wait_for(lambda: health(container) == "unhealthy", 60, "unhealthy")
     like(docker.inspect(container)["State"]["Health"]["Log"][-1]["Output"], "the database is away", "docker inspect says why")
