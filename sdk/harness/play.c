@@ -10,6 +10,7 @@
 #include "plugin/handover.h"
 #include "plugin/load.h"
 #include "plugin/metric.h"
+#include "run/turn.h"
 
 #include <event2/event.h>
 #include <limits.h>
@@ -70,21 +71,13 @@ void bottle_enter(const char *function)
 static void step(void *arg)
 {
     struct worker *w = arg;
-    bool more;
-    do {
-        more = chain_step(&w->chain);
-        more = http_step(&w->http) || more;
-    } while (more);
-    http_reap(&w->http);
+    turn_step(&w->chain, &w->http);
 }
 
 static void expired(struct wheel_timer *t, void *arg)
 {
     struct worker *w = arg;
-    if (t->kind == TIMER_EXCHANGE)
-        chain_expired(t, w->loop.wheel.now_ms);
-    else
-        conn_expired(t, w->loop.wheel.now_ms);
+    turn_expired(t, w->loop.wheel.now_ms);
 }
 
 static struct worker *worker_new(unsigned number)

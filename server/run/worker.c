@@ -3,9 +3,8 @@
 
 #include "base/altstack.h"
 #include "base/log.h"
-#include "http/session.h"
 #include "ops/process.h"
-#include "plugin/chain.h"
+#include "run/turn.h"
 #include "run/watchdog.h"
 
 #include <errno.h>
@@ -399,21 +398,13 @@ bool workers_busy(const struct workers *ws)
 static void step(void *arg)
 {
     struct worker *w = arg;
-    bool more;
-    do {
-        more = chain_step(&w->chain);
-        more = http_step(&w->http) || more;
-    } while (more);
-    http_reap(&w->http);
+    turn_step(&w->chain, &w->http);
 }
 
 static void expired(struct wheel_timer *t, void *arg)
 {
     struct worker *w = arg;
-    if (t->kind == TIMER_EXCHANGE)
-        chain_expired(t, w->loop.wheel.now_ms);
-    else
-        conn_expired(t, w->loop.wheel.now_ms);
+    turn_expired(t, w->loop.wheel.now_ms);
 }
 
 static int open_acceptors(struct worker *w, const struct listeners *ls)
