@@ -375,6 +375,13 @@ int json_string(struct json_value v, struct str *out)
     return 0;
 }
 
+struct str json_get_string(struct json_value object, const char *key)
+{
+    struct str s = { NULL, 0 };
+    struct json_value v = json_get(object, key);
+    return json_present(v) && json_string(v, &s) == 0 ? s : (struct str){ NULL, 0 };
+}
+
 struct str json_text(struct json_value v)
 {
     const jsmntok_t *t = token(v);

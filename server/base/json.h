@@ -45,6 +45,8 @@ int json_bool(struct json_value v, bool *out);         /* 0, or -1: another type
 int json_int(struct json_value v, int64_t *out);       /* -1: not an integer that fits */
 int json_string(struct json_value v, struct str *out); /* decoded, NUL behind; lives with doc */
 struct str json_text(struct json_value v);             /* as written */
+/* The string of that name, decoded; {NULL, 0} when there is none. Lives with doc. */
+struct str json_get_string(struct json_value object, const char *key);
 /* As written, without insignificant white space: appended to out. 0 or -1 (memory). */
 int json_compact(struct json_value v, struct buf *out);
 /* Fills "name:line:column: " + the message; returns -1. */

@@ -34,7 +34,7 @@ struct dev {
     struct dev_server server;
     int inotify, signals;
     unsigned folders;
-    struct stat built; /* the file as it was swapped in last */
+    struct stat built; /* the file as the server has seen it last */
     bool configured;   /* graft.json was saved */
 };
 
@@ -162,7 +162,8 @@ static bool is_new(struct dev *d, struct stat *st)
            st->st_mtim.tv_nsec != d->built.st_mtim.tv_nsec;
 }
 
-static void swap(struct dev *d, uint64_t began)
+/* False: it did not come so far that the server could say anything. */
+static bool swap(struct dev *d, uint64_t began)
 {
     struct buf said = { 0 };
     struct err err;
@@ -172,7 +173,7 @@ static void swap(struct dev *d, uint64_t began)
     if (dev_server_install(&d->server, d->options->so, &err) != 0 ||
         (starts && dev_server_start(&d->server, &err) != 0)) {
         say("failed: %s", err.text);
-        return;
+        return false;
     }
     bool good = dev_server_reload(&d->server, &said);
     show_duration(built, from - began);
@@ -185,6 +186,7 @@ static void swap(struct dev *d, uint64_t began)
     else
         say("refused, what served before serves: %s", said.data);
     buf_fini(&said);
+    return true;
 }
 
 static void turn(struct dev *d)
@@ -206,8 +208,8 @@ static void turn(struct dev *d)
     }
     if (!is_new(d, &st) && !configured)
         return;
-    d->built = st;
-    swap(d, began);
+    if (swap(d, began))
+        d->built = st;
 }
 
 /* ---- The loop -------------------------------------------------------------------------------- */

@@ -8,11 +8,11 @@
 #include "base/fd.h"
 #include "base/json.h"
 #include "ctl/client.h"
+#include "ctl/folder.h"
 #include "ctl/installed.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,14 +68,6 @@ int dev_server_init(struct dev_server *s, const char *control, const char *plugi
     snprintf(s->control, sizeof s->control, "%s", control);
     snprintf(s->plugins, sizeof s->plugins, "%s", plugins);
     return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
 }
 
 /* ---- Its process ----------------------------------------------------------------------------- */
@@ -158,7 +150,7 @@ void dev_server_stop(struct dev_server *s)
 {
     stop_process(s);
     if (s->dir[0] != '\0')
-        nftw(s->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        folder_remove(s->dir);
     s->dir[0] = '\0';
 }
 
@@ -220,20 +212,14 @@ int dev_server_install(const struct dev_server *s, const char *so, struct err *e
     return rc;
 }
 
-static struct str text(struct json_value object, const char *key)
-{
-    struct str s = { 0 };
-    struct json_value v = json_get(object, key);
-    return json_present(v) && json_string(v, &s) == 0 ? s : (struct str){ 0 };
-}
-
 static size_t say_each(struct json_value answer, const char *list, bool errors, struct buf *said)
 {
     struct json_value array = json_get(answer, list);
     size_t n = json_present(array) && json_type(array) == JSON_ARRAY ? json_count(array) : 0;
     for (size_t i = 0; i < n; i++) {
         struct json_value entry = json_at(array, i);
-        struct str name = text(entry, "plugin"), more = text(entry, errors ? "error" : "id");
+        struct str name = json_get_string(entry, "plugin"),
+                   more = json_get_string(entry, errors ? "error" : "id");
         buf_printf(said, "%s" STR_FMT "%s" STR_FMT, i > 0 ? ", " : "", errors ? 0 : (int)name.len,
                    name.ptr, errors ? "" : " ", STR_ARG(more));
     }
@@ -257,7 +243,7 @@ bool dev_server_reload(const struct dev_server *s, struct buf *said)
         buf_puts(said, err.text);
     } else {
         struct json_value answer = json_root(doc), ok = json_get(answer, "ok");
-        struct str reason = text(answer, "reason");
+        struct str reason = json_get_string(answer, "reason");
         good = json_present(ok) && json_bool(ok, &good) == 0 && good;
         if (good && say_each(answer, "changed", false, said) > 0)
             buf_puts(said, " serves");

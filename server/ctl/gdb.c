@@ -36,13 +36,6 @@ static int fail(const char *what)
 
 /* ---- Asking the server ----------------------------------------------------------------------- */
 
-static struct str text(struct json_value object, const char *key)
-{
-    struct str s = { 0 };
-    struct json_value v = json_get(object, key);
-    return json_present(v) && json_string(v, &s) == 0 ? s : (struct str){ 0 };
-}
-
 static struct json *ask(const char *control, const char *target, int *rc)
 {
     struct buf body = { 0 };
@@ -53,7 +46,7 @@ static struct json *ask(const char *control, const char *target, int *rc)
     if (r == CLIENT_OK)
         doc = json_parse("the answer", body.data, body.len, &err);
     struct json_value root = doc != NULL ? json_root(doc) : (struct json_value){ .token = -1 };
-    struct str reason = doc != NULL ? text(root, "reason") : (struct str){ 0 };
+    struct str reason = doc != NULL ? json_get_string(root, "reason") : (struct str){ 0 };
     if (doc == NULL) {
         fprintf(stderr, "graftctl: %s\n", err.text);
     } else if (status != 200) {
@@ -172,7 +165,8 @@ static bool plain(struct str s)
 
 static void add_version(struct buf *after, pid_t pid, struct json_value v)
 {
-    struct str plugin = text(v, "plugin"), id = text(v, "id"), state = text(v, "state");
+    struct str plugin = json_get_string(v, "plugin"), id = json_get_string(v, "id"),
+               state = json_get_string(v, "state");
     if (!plain(plugin) || !plain(id) || !plain(state))
         return;
     struct mapping m = find_copy(pid, id);
@@ -245,7 +239,9 @@ int gdb_run(const char *control, char *const *args)
     if (!json_present(v) || json_int(v, &pid) != 0 || pid <= 0)
         pid = 0;
     json_free(status);
-    struct json *versions = pid > 0 ? ask(control, "/v1/versions", &rc) : NULL;
+    if (pid == 0)
+        return fail("the server does not say which process serves: is it of another release?");
+    struct json *versions = ask(control, "/v1/versions", &rc);
     if (versions == NULL)
         return rc;
     int why = try_to_trace((pid_t)pid);

@@ -12,12 +12,12 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/fd.h"
+#include "ctl/folder.h"
 #include "ctl/installed.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -189,14 +189,6 @@ static int write_folder(const struct project *p, const char *layer, const char *
     return rc;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int write_project(struct project *p, struct err *err)
 {
     snprintf(p->made, sizeof p->made, ".%s.%ld.new", p->name, (long)getpid());
@@ -207,7 +199,7 @@ static int write_project(struct project *p, struct err *err)
     if (rc == 0 && renameat2(AT_FDCWD, p->made, AT_FDCWD, p->name, RENAME_NOREPLACE) != 0)
         rc = err_set(err, "cannot make %s: %s", p->name, strerror(errno));
     if (rc != 0)
-        nftw(p->made, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        folder_remove(p->made);
     return rc;
 }
 

@@ -16,15 +16,6 @@ static uint64_t number(struct json_value object, const char *key)
     return (uint64_t)n;
 }
 
-static struct str text(struct json_value object, const char *key)
-{
-    struct str s = { 0 };
-    struct json_value v = json_get(object, key);
-    if (!json_present(v) || json_string(v, &s) != 0)
-        return (struct str){ 0 };
-    return s;
-}
-
 static bool flag(struct json_value object, const char *key)
 {
     bool b = false;
@@ -67,7 +58,7 @@ void show_status(struct json_value a, FILE *out)
     char up[32];
     show_duration(up, number(a, "uptime_s") * 1000000);
     fputs("graftd ", out);
-    table_put_safe(out, text(a, "version"));
+    table_put_safe(out, json_get_string(a, "version"));
     fprintf(out, ", pid %" PRIu64 ", up %s\n", number(a, "pid"), up);
     fprintf(out, "generation %" PRIu64 "%s%s\n", number(a, "generation"),
             flag(a, "swapping") ? ", swapping" : "", flag(a, "draining") ? ", draining" : "");
@@ -94,7 +85,8 @@ static void add_oldest(struct table *t, struct json_value oldest)
         return;
     }
     char age[32];
-    struct str route = text(oldest, "route"), what = text(oldest, "waits_for");
+    struct str route = json_get_string(oldest, "route"),
+               what = json_get_string(oldest, "waits_for");
     show_duration(age, number(oldest, "age_ms") * 1000);
     table_addf(t, "%s " STR_FMT "%s" STR_FMT, age, STR_ARG(route),
                what.len > 0 ? ", waits for " : "", STR_ARG(what));
@@ -102,10 +94,10 @@ static void add_oldest(struct table *t, struct json_value oldest)
 
 static void add_version(struct table *t, struct json_value v)
 {
-    table_add(t, text(v, "plugin"));
-    table_add(t, text(v, "version"));
-    table_add(t, text(v, "id"));
-    table_add(t, text(v, "state"));
+    table_add(t, json_get_string(v, "plugin"));
+    table_add(t, json_get_string(v, "version"));
+    table_add(t, json_get_string(v, "id"));
+    table_add(t, json_get_string(v, "state"));
     table_addf(t, "%" PRIu64, number(v, "weight"));
     table_addf(t, "%" PRIu64, number(v, "in_flight"));
     table_addf(t, "%" PRIu64, number(v, "served"));
@@ -118,9 +110,9 @@ static void add_version(struct table *t, struct json_value v)
 /* A row of what is not loaded: no figures. */
 static void add_unloaded(struct table *t, struct json_value v, const char *state)
 {
-    table_add(t, text(v, "plugin"));
-    table_add(t, text(v, "version"));
-    table_add(t, text(v, "id"));
+    table_add(t, json_get_string(v, "plugin"));
+    table_add(t, json_get_string(v, "version"));
+    table_add(t, json_get_string(v, "id"));
     table_addf(t, "%s", state);
     for (int i = 0; i < 7; i++)
         table_add(t, (struct str){ 0 });
@@ -140,12 +132,12 @@ static void show_reasons(struct json_value list, FILE *out)
 {
     for (size_t i = 0; i < count(list); i++) {
         struct json_value v = json_at(list, i);
-        struct str reason = text(v, "reason");
+        struct str reason = json_get_string(v, "reason");
         if (reason.len == 0)
             continue;
-        table_put_safe(out, text(v, "plugin"));
+        table_put_safe(out, json_get_string(v, "plugin"));
         fputc('@', out);
-        table_put_safe(out, text(v, "id"));
+        table_put_safe(out, json_get_string(v, "id"));
         fputs(": ", out);
         table_put_safe(out, reason);
         fputc('\n', out);
@@ -155,9 +147,9 @@ static void show_reasons(struct json_value list, FILE *out)
 static void show_example(struct json_value e, FILE *out)
 {
     fputs("    ", out);
-    table_put_safe(out, text(e, "method"));
+    table_put_safe(out, json_get_string(e, "method"));
     fputc(' ', out);
-    table_put_safe(out, text(e, "path"));
+    table_put_safe(out, json_get_string(e, "path"));
     fprintf(out, ": %" PRIu64 ", ", number(e, "status"));
     if (number(e, "shadow_status") > 0)
         fprintf(out, "shadow %" PRIu64, number(e, "shadow_status"));
@@ -172,9 +164,9 @@ static void show_shadow(struct json_value v, FILE *out)
     struct json_value s = json_get(v, "shadow"), examples;
     if (!json_present(s) || json_type(s) != JSON_OBJECT)
         return;
-    table_put_safe(out, text(v, "plugin"));
+    table_put_safe(out, json_get_string(v, "plugin"));
     fputc('@', out);
-    table_put_safe(out, text(v, "id"));
+    table_put_safe(out, json_get_string(v, "id"));
     fprintf(out,
             ": shadow of %" PRIu64 " %%: %" PRIu64 " requests, %" PRIu64
             " same; status differs %" PRIu64 ", body differs %" PRIu64 ", failed %" PRIu64
@@ -209,9 +201,9 @@ static void show_entries(struct json_value a, const char *key, FILE *out)
     struct json_value entries = json_get(a, key);
     for (size_t i = 0; i < count(entries); i++) {
         struct json_value e = json_at(entries, i);
-        struct str id = text(e, "id"), error = text(e, "error");
+        struct str id = json_get_string(e, "id"), error = json_get_string(e, "error");
         fprintf(out, "%-10s ", key);
-        table_put_safe(out, text(e, "plugin"));
+        table_put_safe(out, json_get_string(e, "plugin"));
         if (id.len > 0) {
             fputc('@', out);
             table_put_safe(out, id);
@@ -247,11 +239,11 @@ void show_routes(struct json_value a, FILE *out)
             json_string(json_at(chain, k), &name);
             buf_printf(&names, "%s" STR_FMT, k > 0 ? " > " : "", STR_ARG(name));
         }
-        table_add(&t, text(r, "method"));
-        table_add(&t, text(r, "pattern"));
+        table_add(&t, json_get_string(r, "method"));
+        table_add(&t, json_get_string(r, "pattern"));
         table_add(&t, buf_str(&names));
-        table_add(&t, text(r, "plugin"));
-        table_add(&t, text(r, "id"));
+        table_add(&t, json_get_string(r, "plugin"));
+        table_add(&t, json_get_string(r, "id"));
         buf_fini(&names);
     }
     table_print(&t, out);
@@ -264,14 +256,14 @@ static void put_process(struct json_value answer, const char *key, FILE *out)
     if (!json_present(v) || json_type(v) != JSON_OBJECT)
         return;
     fprintf(out, "%s: process %" PRIu64 ", graftd ", key, number(v, "pid"));
-    table_put_safe(out, text(v, "version"));
+    table_put_safe(out, json_get_string(v, "version"));
     fputc('\n', out);
 }
 
 void show_upgrade(struct json_value answer, FILE *out)
 {
     char took[32];
-    struct str note = text(answer, "note");
+    struct str note = json_get_string(answer, "note");
     put_process(answer, "old", out);
     put_process(answer, "new", out);
     show_duration(took, number(answer, "duration_us"));
