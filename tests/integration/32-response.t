@@ -338,7 +338,7 @@ def _():
     resp(s, "file")
     is_(said(s, mark, "file"), [0, 0], "a short one: 0")
     s.get("/nowhere")
-    before = s.fds()
+    before = s.fds_at_rest()
 
     def no_leak(what):
         try:

@@ -113,6 +113,7 @@ def _():
     ok(event["duration_us"] >= 15 * UNIT * 1000 and event["publish_us"] <= event["duration_us"],
        "its duration reaches to the last adopt", event)
     wait_for(lambda: s.get("/version").text == "v2\n", 10, "the scan of the second reload followed")
+    wait_for(lambda: len(s.find_events("swap", mark)) > 1, 10, "its event, which is written behind the answer")
     swaps = s.find_events("swap", mark)
     is_([[c["plugin"] for c in e["changed"]] for e in swaps], [["sin"], ["versioned"]], "one event for each")
     settle(s, 3)

@@ -955,6 +955,14 @@ class Server:
     def fds(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def fds_at_rest(self):
+        """How many there are when what went before has been closed, and the store has been written."""
+        def same():
+            count = self.fds()
+            time.sleep(0.3)
+            return count if self.fds() == count else None
+        return wait_for(same, 20, "a number of descriptors that stays")
+
     def maps(self, pattern=None):
         """Lines of /proc/PID/maps, all or those with this text."""
         with open(f"/proc/{self.pid}/maps") as f:
