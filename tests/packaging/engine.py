@@ -33,6 +33,11 @@ def need(*tools):
     lacking = [tool for tool in ("dockerd", "docker", "debootstrap", "ip", "unshare", *tools) if shutil.which(tool) is None]
     if os.geteuid() != 0 or lacking:
         skip_all("wants root" if not lacking else "wants " + ", ".join(lacking))
+    if subprocess.run(["unshare", "--mount", "--net", "true"], check=False).returncode != 0:
+        skip_all("wants namespaces of its own, which root may not make here")
+    with open("/proc/mounts", encoding="utf-8") as file:
+        if not any(line.split()[2].startswith("cgroup") for line in file):
+            skip_all("wants /sys/fs/cgroup")
     if not os.path.exists(DIST):
         skip_all("GRAFT_TEST_DIST names no tarball (make dist)")
 
