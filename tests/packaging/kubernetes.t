@@ -21,8 +21,9 @@ from bare import run  # noqa: E402
 
 try:
     import yaml
+    import jsonschema
 except ImportError:
-    skip_all("wants python3-yaml")
+    skip_all("wants python3-yaml and python3-jsonschema")
 LACKING = [tool for tool in ("node", "npm", "go", "kubectl", "promtool") if shutil.which(tool) is None]
 if LACKING:
     skip_all("wants " + ", ".join(LACKING))
@@ -188,6 +189,22 @@ def misspelt(obj, path):
     return other
 
 
+def replaced(obj, path, value):
+    other = copy.deepcopy(obj)
+    holder = other
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    return other
+
+
+def schema_members(schema, at=()):
+    """The paths of the values that a schema names."""
+    for name, inner in schema.get("properties", {}).items():
+        yield at + (name,)
+        yield from schema_members(inner, at + (name,))
+
+
 @case("a misspelt member of any of them would be found")
 def _():
     found = RENDERED["kustomize base"] + RENDERED["the chart with everything"] + APPLICATION
@@ -215,6 +232,33 @@ def _():
         ok(status == 1 and why in errors, f"{what}: refused", errors)
     status, _, errors = render({"replicas": 3})
     ok(status == 1 and "values.yaml has no replicas" in errors, "a value that the chart does not have", errors)
+
+
+@case("the chart's schema, which helm holds values against, takes what is right and nothing else")
+def _():
+    """Each value of values.yaml, and what stands for it, is known by its name and its type."""
+    schema = jsonschema.Draft7Validator(json.loads(read(CHART, "values.schema.json")))
+    schema.check_schema(schema.schema)
+    values = yaml.safe_load(read(CHART, "values.yaml"))
+
+    def wrong(given):
+        return [error.message for error in schema.iter_errors(given)]
+
+    for name, given in (("values.yaml", values), ("every value set", ALL_VALUES),
+                        ("the Application's", APPLICATION[0]["spec"]["source"]["helm"]["valuesObject"])):
+        is_(wrong(given), [], f"{name}: taken")
+    free = ("config", "resources/requests", "resources/limits", "rollout/steps")  # members are Kubernetes's or people's own
+    places = [path for path in members(values) if not "/".join(map(str, path)).startswith(tuple(at + "/" for at in free))]
+    is_(["/".join(path) for path in places if not wrong(misspelt(values, path))], [],
+        f"{len(places)} values, each misspelt once: refused")
+    is_(["/".join(path) for path in places if not wrong(replaced(values, path, [[]]))], [], "each of a wrong type: refused")
+    known = set(schema_members(schema.schema))
+    is_(sorted("/".join(path) for path in known - set(places) - {("global",), ("enabled",)}), [], "it names no other")
+    for path, value in (("service/port", 0), ("service/port", 70000), ("drain/timeoutMs", "30s"), ("stageSize", "128 MB"),
+                        ("rollout/analysis/maxErrorRate", 2), ("rollout/analysis/prometheus", "prometheus:9090"),
+                        ("image/pullPolicy", "always"), ("plugins/configMap", "My_Plugins"), ("podLabels", {"a": 1}),
+                        ("pdb/maxUnavailable", "one"), ("autoscaling/minReplicas", 0)):
+        isnt(wrong(replaced(values, path.split("/"), value)), [], f"{path}: {value} is refused")
 
 
 # ---- What they promise ----
