@@ -24,9 +24,9 @@ FOLDER = os.path.join(HERE, "..", "..", "packaging", "rpm")
 LIBRARIES = "libelf1,libevent-core-2.1-7,libevent-2.1-7,libevhtp0,libmd0,libsodium23"
 
 
-def build(release, *edits):
-    """The packages, by name."""
-    top = tempdir(0o755)
+def build(release, *edits, top=None):
+    """The packages, by name. top: the folder that they are built in."""
+    top = top or tempdir(0o755)
     os.mkdir(os.path.join(top, "SOURCES"))
     name = os.path.basename(DIST)
     if edits:
@@ -40,18 +40,22 @@ def build(release, *edits):
                 file.write(text.replace(old, new, 1))
         run("tar", "-cJf", os.path.join(top, "SOURCES", name), "-C", top, name.removesuffix(".tar.xz"))
     else:
-        shutil.copy(DIST, os.path.join(top, "SOURCES"))
+        shutil.copy2(DIST, os.path.join(top, "SOURCES"))
     spec = os.path.join(top, "graft.spec")
     with open(os.path.join(FOLDER, "graft.spec"), encoding="utf-8") as file:
         text = re.sub(r"^(Release: +)1%", rf"\g<1>{release}%", file.read(), flags=re.M)
     with open(spec, "w", encoding="utf-8") as file:
         file.write(text)
+    os.utime(spec, (os.path.getmtime(DIST),) * 2)
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TEST_", "GRAFT_"))}
     run("rpmbuild", "--nodeps", "--nocheck", "--define", f"_topdir {top}", "-ba", spec, env=env)
     return {re.sub(r"-[0-9].*", "", os.path.basename(path)): path for path in glob.glob(os.path.join(top, "RPMS", "*", "*.rpm"))}
 
 
-FIRST = build(1)
+TOP = os.path.join(tempdir(0o755), "rpmbuild")
+os.mkdir(TOP)
+FIRST = build(1, top=TOP)
+SECOND = build(2, ("plugins/hello/hello.c", "hello, world", "hello again"))  # and in another folder
 
 
 @case("the packages that are built")
@@ -68,12 +72,34 @@ def _():
     is_(re.findall(r"^.*: [EW]: .*$", said, re.M), [], "no error and no warning")
 
 
+def files(package):
+    """What it installs, with sizes, times, digests, modes and owners."""
+    return run("rpm", "-qp", "--nosignature", "--dump", package).splitlines()
+
+
+@case("built twice: the same bytes; in another folder: the same files")
+def _():
+    """rpm itself writes the folder that it builds in into the source package, whose digest is in the others."""
+    kept = TOP + ".kept"
+    os.rename(TOP, kept)
+    os.mkdir(TOP)
+    try:
+        again = build(1, top=TOP)
+        for name in sorted(FIRST):
+            with open(again[name], "rb") as one, open(FIRST[name].replace(TOP, kept), "rb") as other:
+                ok(one.read() == other.read(), name)
+    finally:
+        shutil.rmtree(TOP)
+        os.rename(kept, TOP)
+    for name in ("graftd", "graft-devel", "graft-doc"):  # all that the second release's change is not in
+        is_(files(SECOND[name]), files(FIRST[name]), f"{name}: built elsewhere")
+
+
 @case("installed, served, upgraded under load, removed")
 def _():
-    second = build(2, ("plugins/hello/hello.c", "hello, world", "hello again"))
     bare = Bare(os.path.join(tempdir(0o755), "root"), LIBRARIES + ",rpm")
     atexit.register(bare.close)
-    for folder, files in (("first", FIRST), ("second", second)):
+    for folder, files in (("first", FIRST), ("second", SECOND)):
         os.makedirs(bare.path("repo", folder))
         for name in ("graftd", "graft-plugins"):
             shutil.copy(files[name], bare.path("repo", folder, name + ".rpm"))
