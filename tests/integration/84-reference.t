@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 # The SDK's reference: all that is public is on the page that is made from the header's comments
-import html.parser
 import importlib.util
 import os
 import re
@@ -8,36 +7,16 @@ import subprocess
 import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *
+from htmlpage import Page
 
 if SANITIZER != "none":
     skip_all("reads text only: as good without a sanitizer")
 
 HEADER = os.path.join(SRCDIR, "sdk/include/graft/graft.h")
-MAKER = os.path.join(SRCDIR, "docs/sdk-reference.py")
+MAKER = os.path.join(SRCDIR, "docs/site/sdk_reference.py")
 SPEC = importlib.util.spec_from_file_location("sdk_reference", MAKER)
 MAKE = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(MAKE)
-
-
-class Page(html.parser.HTMLParser):
-    """What is open, which places there are and where the links lead."""
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.links, self.bad = [], [], [], []
-        self.feed(text)
-        self.bad += self.open
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.ids += [attrs["id"]] if "id" in attrs else []
-        self.links += [attrs["href"]] if "href" in attrs else []
-        self.bad += [attrs["src"]] if "src" in attrs else []
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.bad.append("/" + tag)
 
 
 def made(text):
@@ -67,7 +46,7 @@ def _():
     run = made(header())
     is_((run.returncode, run.stderr), (0, ""), "it is made")
     page = Page(run.stdout)
-    is_(page.bad, [], "every element is closed, and nothing is loaded from elsewhere")
+    is_((page.bad, page.loads), ([], []), "every element is closed, and nothing is loaded from elsewhere")
     is_(len(page.ids), len(set(page.ids)), "no place is there twice")
     is_([link for link in page.links if link[:1] != "#" or link[1:] not in page.ids], [], "every link leads to a place")
     names = public()

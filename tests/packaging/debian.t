@@ -82,6 +82,7 @@ def _():
     is_(sorted(name for name in FIRST if not name.endswith("-dbgsym")), sorted(NAMES), "their names")
     like(field(FIRST["graftd"], "Provides"), r"\bgraft-abi-1 \(= \d+\)", "graftd provides the ABI, with its minor as version")
     like(field(FIRST["graft-plugins"], "Depends"), r"\bgraft-abi-1 \(>= \d+\)", "plugins depend on it")
+    like(run("dpkg-deb", "-c", FIRST["graft-doc"]), "/html/index.html", "the site is in graft-doc")
     ok(int(field(FIRST["graftd"], "Installed-Size")) < 4096, "graftd is less than 4 MB")
 
 

@@ -48,7 +48,7 @@ def build(release, *edits, top=None):
         file.write(text)
     os.utime(spec, (os.path.getmtime(DIST),) * 2)
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TEST_", "GRAFT_"))}
-    run("rpmbuild", "--nodeps", "--nocheck", "--define", f"_topdir {top}", "-ba", spec, env=env)
+    run("rpmbuild", "--nodeps", "--nocheck", "--with", "html", "--define", f"_topdir {top}", "-ba", spec, env=env)
     return {re.sub(r"-[0-9].*", "", os.path.basename(path)): path for path in glob.glob(os.path.join(top, "RPMS", "*", "*.rpm"))}
 
 
@@ -62,6 +62,7 @@ SECOND = build(2, ("plugins/hello/hello.c", "hello, world", "hello again"))  # a
 def _():
     is_(sorted(FIRST), ["graft-devel", "graft-doc", "graft-plugins", "graftd"], "their names")
     like(run("rpm", "-qp", "--provides", FIRST["graftd"]), r"(?m)^graft-abi-1 = \d+$", "graftd provides the ABI")
+    like(run("rpm", "-qpl", FIRST["graft-doc"]), "/html/index.html", "the site is among the guides")
     like(run("rpm", "-qp", "--requires", FIRST["graft-plugins"]), r"(?m)^graft-abi-1 >= \d+$", "plugins require it")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the SDK's reference page from the comments of its header: sdk-reference.py HEADER >PAGE.
+"""Makes the SDK's reference from the comments of its header: sdk_reference.py HEADER prints what is on its page.
 
 The comment above a function, a type or a macro is its text here; a member's stands above it or
 behind it. What is public and has no comment, or can be called and does not say on which threads,
@@ -172,26 +172,18 @@ def show_item(item, known):
     return "".join(out) + "</section>\n"
 
 
-STYLE = """body { font: 16px/1.5 sans-serif; max-width: 50em; margin: 0 auto; padding: 0 1em 4em; color: #222; background: #fff }
-pre, dt { overflow-x: auto } pre { background: #f3f3f0; padding: .6em } code, pre { font: 14px/1.4 monospace }
-h2 { margin-top: 2.5em; border-bottom: 1px solid #ccc } h3 { margin-bottom: .3em } dd p { margin: .2em 0 .8em }
-dt.group { font-weight: bold; margin: 1.2em 0 .4em } nav li { overflow-wrap: anywhere } .since { font-size: 12px; color: #666 }
-"""
-
-
-def page(sections):
+def content(sections):
+    """What a page about the header has: all names, and then each with its text."""
     known = {item.name for section in sections for item in section.items}
-    out = ['<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-           '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-           f"<title>graft: SDK reference</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>SDK reference</h1>\n<nav>\n<ul>\n"]
+    out = ["<ul>\n"]
     for number, section in enumerate(sections):
         names = ", ".join(f'<a href="#{item.name}">{item.name}</a>' for item in section.items)
         out.append(f'<li><a href="#part{number}">{html.escape(section.title)}</a>: {names}</li>\n')
-    out.append("</ul>\n</nav>\n")
+    out.append("</ul>\n")
     for number, section in enumerate(sections):
         out.append(f'<h2 id="part{number}">{html.escape(section.title)}</h2>\n{prose(section.text, known) if section.text else ""}')
         out += [show_item(item, known) for item in section.items]
-    return "".join(out) + "</body>\n</html>\n"
+    return "".join(out)
 
 
 def main():
@@ -201,7 +193,7 @@ def main():
     for line in wrong:
         print(f"{sys.argv[1]}: {line}", file=sys.stderr)
     if not wrong:
-        sys.stdout.write(page(sections))
+        sys.stdout.write(content(sections))
     return 1 if wrong else 0
 
 
