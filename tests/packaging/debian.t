@@ -75,6 +75,8 @@ def second_release():
 
 
 FIRST = debs(build(unpack("first")))
+BARE = Bare(os.path.join(tempdir(0o755), "root"))
+atexit.register(BARE.close)
 
 
 @case("the packages that are built")
@@ -105,8 +107,7 @@ def _():
 @case("on a bare Debian: install, serve, upgrade under load, remove")
 def _():
     second = debs(second_release())
-    bare = Bare(os.path.join(tempdir(0o755), "root"))
-    atexit.register(bare.close)
+    bare = BARE
     for folder, files in (("first", FIRST), ("second", second)):
         os.makedirs(bare.path("repo", folder))
         for name in NAMES:
@@ -122,23 +123,38 @@ def _():
 
 @case("what the packages bring tests of (autopkgtest), on the same Debian")
 def _():
-    bare = Bare(os.path.join(tempdir(0o755), "root"), "build-essential,debhelper,fakeroot,pkg-config,curl,ca-certificates")
-    atexit.register(bare.close)
-    os.mkdir(bare.path("repo"))
-    for name in ("graftd", "graft-dev", "graft-plugins"):
-        shutil.copy(FIRST[name], bare.path("repo"))
-    bare.sh("apt-get -qq update; apt-get -qqy --no-install-recommends install /repo/*.deb")
+    """Each with what it says that it depends on, and the packages of the first case."""
     tests = os.path.join(HERE, "..", "..", "packaging", "debian", "tests")
     with open(os.path.join(tests, "control"), encoding="ascii") as file:
-        names = re.findall(r"^Tests: (.*)$", file.read(), re.M)
-    for name in names:
-        shutil.copy(os.path.join(tests, name), bare.path("repo"))
+        wanted = re.findall(r"^Tests: (.*)\nDepends: (.*)$", file.read(), re.M)
+    BARE.sh("apt-get -qqy --no-install-recommends install /repo/first/graftd.deb /repo/first/graft-dev.deb")
+    for name, depends in wanted:
+        packages = " ".join(each.split("|")[0].strip() for each in depends.split(","))
+        shutil.copy(os.path.join(tests, name), BARE.path("repo"))
         try:
-            bare.sh(f"/repo/{name}")
+            BARE.sh(f"apt-get -qqy --no-install-recommends install {packages}")
+            said = BARE.sh(f"/repo/{name}")
             ok(True, name)
+            diag("\n".join(line for line in said.splitlines() if re.match(r"\d+ ms: ", line)))
         except Failure as error:
             ok(False, name, str(error))
-    is_(len(names), 3, "all that control names")
+    is_([name for name, _ in wanted], ["live-swap", "dh-graft", "new-middleware", "first-hour"], "all that control names")
+    BARE.sh("apt-get -qqy purge graftd graft-dev")
+    left = [path for path in ("usr/sbin/graftd", "etc/graft", "usr/include/graft", "usr/share/graft") if os.path.exists(BARE.path(path))]
+    is_(left, [], "purged: nothing is left of them")
+    is_(processes_in(BARE.root), [], "no process is left")
+
+
+def processes_in(root):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.path.realpath(f"/proc/{pid}/root") == os.path.realpath(root):
+                with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+                    found.append(file.read().strip())
+        except OSError:
+            pass
+    return found
 
 
 main()
