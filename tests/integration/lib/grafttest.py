@@ -46,7 +46,9 @@ SRCDIR, PROBE = ENV["TEST_SRCDIR"], ENV["TEST_PROBE"]
 SANITIZER = ENV.get("TEST_SANITIZER", "none")
 SCALE = float(ENV.get("TEST_TIMEOUT_SCALE") or {"none": 1, "asan": 4, "tsan": 8}.get(SANITIZER, 4))
 def _others_reach(path):
-    """Whether any user may run the program `path`, in a clone below /root, say."""
+    """Whether any user may run the program `path`, in a clone below /root, say; False where it is not built."""
+    if not os.path.exists(path):
+        return False
     while path != "/":
         if not os.stat(path).st_mode & 0o001:
             return False
