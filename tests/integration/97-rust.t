@@ -45,6 +45,34 @@ graft::plugin! {
 }
 """
 
+ELSEWHERE = r"""
+use graft::{Next, Request};
+
+fn after(req: &mut Request, _: &()) -> Next {
+    let later = req.defer();
+    drop(std::thread::spawn(move || later.after(5, |later, x| {
+        x.text(200, "from a thread\n");
+        later.done();
+    })).join());
+    Next::Later
+}
+
+fn offload(req: &mut Request, _: &()) -> Next {
+    req.defer().offload(|| 6, |later, _, n| drop(std::thread::spawn(move || {
+        later.offload(move || n * 7, |later, x, n| {
+            x.text(200, &format!("{}\n", n));
+            later.done();
+        });
+    }).join()));
+    Next::Later
+}
+
+graft::plugin! {
+    name: "elsewhere", version: "1", summary: "", state: (),
+    routes: [("GET", "/after", after), ("GET", "/offload", offload)],
+}
+"""
+
 
 def rustc(*args):
     run = subprocess.run([RUSTC, "--edition", "2021", "-O", "-D", "warnings", *args], capture_output=True, text=True)
@@ -61,6 +89,14 @@ def plugin(name, source):
         rustc("--crate-type", "cdylib", "--crate-name", name, "-C", "strip=debuginfo", "--extern", f"graft={crate}",
               "-o", so, source)
     return so
+
+
+def source(name, text):
+    """The same, of a text."""
+    path = os.path.join(BUILT, f"{name}.rs")
+    with open(path, "w") as f:
+        f.write(text)
+    return plugin(name, path)
 
 
 def words():
@@ -124,12 +160,17 @@ def _():
     ok(s.reload(config=True)["ok"] and s.get("/words/one").body == b"1\n", "a configuration is read")
 
 
+@case("a Later that is used on another thread goes to its worker by itself")
+def _():
+    s = Server({"elsewhere": source("elsewhere", ELSEWHERE)})
+    is_(s.get("/after").body, b"from a thread\n", "a timer")
+    is_(s.get("/offload").body, b"42\n", "the pool")
+    is_(s.find_events("misuse"), [], "nothing was misused")
+
+
 @case("what docs/RUST.md says of thread-locals is so")
 def _():
-    source = os.path.join(BUILT, "pins.rs")
-    with open(source, "w") as f:
-        f.write(PINS)
-    so = plugin("pins", source)
+    so = source("pins", PINS)
     run = subprocess.run([GRAFTCTL, "check", so], capture_output=True, text=True)
     is_(run.returncode, 0, "graftctl check: it would be loaded")
     like(run.stdout, "warning .*__cxa_thread_atexit_impl", "with a warning, as for each file with std in it")

@@ -138,7 +138,7 @@ impl Request {
     pub fn defer(&mut self) -> Later {
         assert!(!self.deferred, "deferred twice");
         self.deferred = true;
-        Later { raw: self.exchange.raw, middleware: self.middleware }
+        Later { raw: self.exchange.raw, middleware: self.middleware, home: here() }
     }
 }
 
@@ -159,9 +159,18 @@ impl DerefMut for Request {
 pub struct Later {
     raw: *mut graft_req,
     middleware: bool,
+    home: usize,
 }
 
+// What belongs on the worker goes there by itself: see `at_home`.
 unsafe impl Send for Later {}
+
+thread_local! { static HERE: u8 = const { 0 } }
+
+/// A number of this thread's: an address. Without a destructor, so that nothing stays mapped for it.
+fn here() -> usize {
+    HERE.with(|h| h as *const u8 as usize)
+}
 
 /// A closure on its way to the worker.
 type Step = Box<dyn FnOnce(Later, &mut Exchange) + Send>;
@@ -255,8 +264,16 @@ impl Later {
         self.finish();
     }
 
-    /// On the worker: the closure in so many milliseconds.
+    /// Whether this is the request's worker. Workers never end, so no other thread gets its number.
+    fn at_home(&self) -> bool {
+        self.home == here()
+    }
+
+    /// From any thread: the closure, on the request's worker, in so many milliseconds.
     pub fn after<F: FnOnce(Later, &mut Exchange) + Send + 'static>(self, ms: u32, f: F) {
+        if !self.at_home() {
+            return self.post(move |later, _| later.after(ms, f));
+        }
         let raw = self.raw;
         let arg = Box::into_raw(Box::new(Owed { later: self, step: Box::new(f) }));
         unsafe {
@@ -277,14 +294,17 @@ impl Later {
         }
     }
 
-    /// On the worker: `work` on the pool, then `then` with its result on the worker. When `work`
-    /// panics the client gets 500; when the pool's queue is full, 503.
+    /// From any thread: `work` on the pool, then `then` with its result on the request's worker. When
+    /// `work` panics the client gets 500; when the pool's queue is full, 503.
     pub fn offload<R, W, T>(self, work: W, then: T)
     where
         R: Send + 'static,
         W: FnOnce() -> R + Send + 'static,
         T: FnOnce(Later, &mut Exchange, R) + Send + 'static,
     {
+        if !self.at_home() {
+            return self.post(move |later, _| later.offload(work, then));
+        }
         let raw = self.raw;
         let work = move || -> Step {
             let result = work();
