@@ -144,6 +144,14 @@ def _():
     live_all(("rs-shop", "rust"), ("rs-mw", "rust", "--middleware"))
 
 
+@case("a name that the crate, or Rust itself, has too", SANITIZER == "none" and RUSTC,
+      "rustc is not installed, or a sanitizer is at work: Rust's code has none here")
+def _():
+    for name in ("graft", "core"):
+        done = run(new(tempdir(), name, "--lang", "rust"), "make")
+        ok(done.returncode == 0, f"{name}: make", done.stderr)
+
+
 class Dev:
     """make dev in a project, with what it prints."""
 
