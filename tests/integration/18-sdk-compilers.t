@@ -15,7 +15,7 @@ SRC = os.environ["TEST_SRCDIR"]
 WARN = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wmissing-declarations",
         "-Wformat=2", "-Werror"]
 C = [(cc, std) for cc in ("gcc", "clang") for std in ("c11", "gnu11", "gnu17")]
-CXX = [(cc, std) for cc in ("g++", "clang++") for std in ("gnu++17", "c++20", "gnu++20")]
+CXX = [(cc, std) for cc in ("g++", "clang++") for std in ("c++17", "gnu++17", "c++20", "gnu++20")]
 count = failed = 0
 
 
@@ -94,6 +94,17 @@ def cxx(folder):
         report(ok, f"examples/cxx/notes.cc, on graft.hpp, with {compiler} -std={std}", why)
 
 
+def cxx_refusals():
+    """graft.hpp where it cannot work says why, and nothing else."""
+    for compiler in filter(shutil.which, ("g++", "clang++")):
+        for flags, text in ((["-std=c++14"], "graft.hpp needs C++17 or later"),
+                            (["-std=c++17", "-fno-exceptions"], "graft.hpp needs exceptions")):
+            run = subprocess.run([compiler, *flags, *pkg_config("--cflags"), "-fsyntax-only", "-include",
+                                  "graft/graft.hpp", "-xc++", "/dev/null"], capture_output=True, text=True)
+            errors = re.findall(r"error: .*", run.stderr)
+            report(len(errors) == 1 and text in errors[0], f"{compiler} {' '.join(flags)}: {text}", run.stderr)
+
+
 def run_test_program(compiler, std, source, out):
     """A block that includes the harness is a program, and all of its checks hold."""
     pc = [subprocess.run(["pkg-config", which, "graft-harness"], check=True, capture_output=True,
@@ -144,6 +155,7 @@ if sys.argv[1:2] == ["--descriptor"]:
 with tempfile.TemporaryDirectory(prefix="graft-sdk-") as temp:
     shipped(temp)
     cxx(temp)
+    cxx_refusals()
     guide(temp)
     refusals(temp)
 print(f"1..{count}")

@@ -140,9 +140,22 @@ static void on_finish(graft::exchange &x)
     if (x.query("mw") == "finish")
         throw std::runtime_error("finish story");
 }
+static graft_next reads(graft::request &req)
+{
+    std::string all = std::to_string(req.header_count()) + " ";
+    req.each_header([&](std::string_view name, std::string_view) { all += name.substr(0, 1); });
+    return req.text(200, all);
+}
 struct state {
     explicit state(graft::self self) : timer(self.every<&state::tick>(20ms, this))
     {
+        const auto schema = static_cast<std::uint32_t>(self.config_int("schema", 2));
+        numbers = &self.shared<std::uint64_t>("numbers", schema);
+        if (const auto *old = self.shared_old<std::uint64_t>("numbers", 2))
+            *numbers = *old + 1;
+        wrong = self.shared_old<char>("numbers", 2) || self.shared_old<std::uint64_t>("numbers", 9);
+        if (self.config_bool("no-period", false))
+            timer = self.every<&state::tick>(0ms, this);
         const char *fail = self.config_str("fail", "");
         if (std::strcmp(fail, "init") == 0)
             throw std::runtime_error("init story");
@@ -162,9 +175,35 @@ struct state {
     {
         throw std::runtime_error("tick story");
     }
-    bool ready_fails;
+    ~state() noexcept(false)
+    {
+        throw std::runtime_error("end story");
+    }
+    graft_next number(graft::request &req)
+    {
+        return req.text(200, std::to_string(*numbers) + (wrong ? " wrong" : ""));
+    }
+    bool ready_fails, wrong;
+    std::uint64_t *numbers;
     std::unique_ptr<graft::timer> timer;
 };
+static std::string export_state(graft::self, state &s)
+{
+    return std::to_string(*s.numbers);
+}
+static void import_state(graft::self self, std::uint32_t schema, std::string_view data, state &s)
+{
+    if (std::strcmp(self.config_str("fail", ""), "import") == 0)
+        throw std::runtime_error("import story");
+    *s.numbers += schema * 100 + (data == "0");
+}
+/* 50 ms more than an unsigned int of them */
+static graft_next forever(graft::request &req)
+{
+    req.after(std::chrono::milliseconds(4294967346), [](graft::exchange &x) { x.text(200, "too soon"); });
+    graft::after(req.defer(), 200ms, [](graft::later owed) { owed.done(); });
+    return GRAFT_LATER;
+}
 static const graft_route routes[] = {
     { "GET", "/std", graft::handler<std_exception>, 0 },
     { "GET", "/int", graft::handler<no_exception>, 0 },
@@ -178,13 +217,18 @@ static const graft_route routes[] = {
     { "GET", "/work-void", graft::handler<work_void>, 0 },
     { "GET", "/stream", graft::handler<stream>, 0 },
     { "GET", "/small", graft::handler<small>, 0 },
+    { "GET", "/reads", graft::handler<reads>, 0 },
+    { "GET", "/number", graft::handler<&state::number>, 0 },
+    { "GET", "/forever", graft::handler<forever>, 0 },
     { "POST", "/upload", graft::handler<upload>, GRAFT_STREAM },
     {},
 };
 GRAFT_PLUGIN(.name = "throws", .version = "1", .scratch_size = sizeof(up), .init = graft::init<state>,
              .ready = graft::hook<&state::ready>, .cool = graft::end_hook<&state::cool>,
              .fini = graft::fini<state>, .routes = routes, .on_request = graft::middleware<on_request>,
-             .on_response = graft::middleware<on_response>, .on_finish = graft::finish<on_finish>)
+             .on_response = graft::middleware<on_response>, .on_finish = graft::finish<on_finish>,
+             .state_schema = 3, .export_state = graft::export_state<export_state>,
+             .import_state = graft::import_state<import_state>)
 """
 
 
@@ -265,15 +309,34 @@ def _():
     s.install(make_unique(compile_plugin(THROWS, cxx=True)), "throws")
     ok(s.reload()["ok"], "swapped")
     logged("exception: cool story")
+    logged("exception: end story")
 
 
 @case("what throws while it is loaded is refused, and says why")
 def _():
     s = Server({"throws": compile_plugin(THROWS, cxx=True)})
-    for fail in ("init", "ready"):
+    for fail in ("init", "ready", "import"):
         s.config["plugins"] = {"throws": {"config": {"fail": fail}}}
         like(s.reload(config=True)["failed"], f"{fail} story", f"in {fail}")
     is_(s.get("/at-once").status, 200, "what served before serves")
+
+    s.config["plugins"] = {"throws": {"config": {"no-period": True}}}
+    like(s.reload(config=True)["failed"], "a timer: under 1 ms", "a timer without a period")
+
+
+@case("what a request has, shared blocks and hand-over")
+def _():
+    s = Server({"throws": compile_plugin(THROWS, cxx=True)})
+    is_(s.request("GET", "/reads", {"X": "1", "Y": "2"}).text, "3 HXY", "header fields")
+    is_(s.get("/forever").text, "", "a time longer than the server can count does not become a short one")
+    is_(s.get("/number").text, "0", "a new block")
+    s.config["plugins"] = {"throws": {"config": {"n": 1}}}
+    ok(s.reload(config=True)["ok"], "swapped")
+    is_(s.get("/number").text, "301", "the block goes on, and the state was handed over")
+    s.config["plugins"] = {"throws": {"config": {"schema": 4}}}
+    ok(s.reload(config=True)["ok"], "swapped")
+    is_(s.get("/number").text, "602", "another schema: a new block, and the old one was read")
+    is_(s.find_events("misuse"), [], "nothing was misused")
 
 
 main()

@@ -23,12 +23,19 @@
 #ifndef GRAFT_GRAFT_HPP
 #define GRAFT_GRAFT_HPP
 
+#if __cplusplus < 201703L
+#error "graft.hpp needs C++17 or later: add -std=c++17; graft.h alone is enough for older C++"
+#elif !defined(__cpp_exceptions)
+#error "graft.hpp needs exceptions: leave out -fno-exceptions, or use graft.h alone"
+#else
+
 #include <graft/graft.h>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -100,9 +107,14 @@ template <typename Say> void tell(Say &&say) noexcept
     }
 }
 
+/* As the server counts time; what is longer than it can count is as long as it can. */
 inline unsigned ms(std::chrono::milliseconds t) noexcept
 {
-    return t.count() > 0 ? static_cast<unsigned>(t.count()) : 0u;
+    constexpr unsigned most = std::numeric_limits<unsigned>::max();
+    if (t.count() <= 0)
+        return 0;
+    return static_cast<unsigned long long>(t.count()) < most ? static_cast<unsigned>(t.count())
+                                                             : most;
 }
 
 /* Class and arguments of what a callback is made from. */
@@ -111,6 +123,10 @@ template <typename R, typename... A> struct traits<R (*)(A...)> {
     using state = void;
 };
 template <typename R, typename A, typename S> struct traits<R (*)(A, S &)> {
+    using state = S;
+};
+template <typename R, typename A, typename S>
+struct traits<R (*)(A, std::uint32_t, std::string_view, S &)> {
     using state = S;
 };
 template <typename R, typename... A> struct traits<R (*)(A...) noexcept> : traits<R (*)(A...)> {
@@ -262,8 +278,8 @@ class self
     }
 
     /* [loader] The member function F of *state on the pool every so often, between start and cool,
-     * never twice at once. What it throws is logged, and it is called again. What is returned must
-     * live until fini: make it a member of the state. */
+     * never twice at once. What it throws is logged, and it is called again. A period of 1 ms or
+     * more. What is returned must live until fini: make it a member of the state. */
     template <auto F, typename State>
     [[nodiscard]] std::unique_ptr<timer> every(std::chrono::milliseconds period,
                                                State *state) const;
@@ -280,6 +296,19 @@ class self
         if (block == nullptr)
             throw unavailable(std::string("shared block '") + name + "': see the log");
         return *static_cast<T *>(block);
+    }
+
+    /* [loader] The block of that name that one of another size or schema takes the place of, as
+     * long as graft_shared_old() has it; nullptr when there is none of T's size and this schema. */
+    template <typename T> const T *shared_old(const char *name, std::uint32_t schema) const noexcept
+    {
+        static_assert(std::is_trivially_destructible_v<T> && std::is_standard_layout_v<T>,
+                      "a shared block outlives the code that made it");
+        std::size_t size = 0;
+        std::uint32_t found = 0;
+        const void *block = graft_shared_old(self_, name, &size, &found);
+        return block && size == sizeof(T) && found == schema ? static_cast<const T *>(block)
+                                                             : nullptr;
     }
 
   private:
@@ -329,6 +358,10 @@ class exchange
     std::string_view header(const char *name) const noexcept
     {
         return view(graft_header(req_, name));
+    }
+    std::size_t header_count() const noexcept
+    {
+        return graft_header_count(req_);
     }
     /* f(name, value) for each field, in the order of the request. */
     template <typename F> void each_header(F &&f) const
@@ -787,7 +820,8 @@ template <typename W, typename T> void offload(later owed, W work, T then)
 /* ---- Callbacks for GRAFT_PLUGIN and route tables ------------------------------------------------
  *
  * F is a function or a member function of the state: f(request &), f(request &, State &), or
- * (State::*f)(request &), and the like.
+ * (State::*f)(request &), and the like. State is the class that init<State> was given: a member
+ * function that it inherits from another base than its first would be called on the wrong address.
  */
 namespace detail
 {
@@ -851,10 +885,14 @@ template <typename State> int init(graft_self *handle, void **state) noexcept
     return rc;
 }
 
-/* .fini */
-template <typename State> void fini(graft_self *, void *state) noexcept
+/* .fini: deletes the state. What its destructor throws (where it is noexcept(false)) is logged. */
+template <typename State> void fini(graft_self *handle, void *state) noexcept
 {
-    delete static_cast<State *>(state);
+    try {
+        delete static_cast<State *>(state);
+    } catch (...) {
+        detail::tell([&](const char *why) { graft_log(handle, GRAFT_ERR, "exception: %s", why); });
+    }
 }
 
 /* .ready, .worker_init, .start, .health: f(self), void. A throw is the -1, with its reason. */
@@ -895,7 +933,8 @@ template <auto F> int export_state(graft_self *handle, void *state, graft_buf *o
     return rc;
 }
 
-/* .import_state: void f(self, std::uint32_t schema, std::string_view data) */
+/* .import_state: void f(self, std::uint32_t schema, std::string_view data), or with State & behind
+ */
 template <auto F>
 int import_state(graft_self *handle, void *state, std::uint32_t schema, graft_str data) noexcept
 {
@@ -924,10 +963,12 @@ std::unique_ptr<timer> self::every(std::chrono::milliseconds period, State *stat
         }
     };
     if (graft_every(self_, detail::ms(period), tick, held.get()) != 0)
-        throw unavailable("no memory for a timer");
+        throw unavailable("a timer: under 1 ms, not in init, ready or start, or no memory");
     return held;
 }
 
 } // namespace graft
+
+#endif /* C++17 with exceptions */
 
 #endif /* GRAFT_GRAFT_HPP */
