@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
 from grafttest import *
 
@@ -70,6 +71,232 @@ fn offload(req: &mut Request, _: &()) -> Next {
 graft::plugin! {
     name: "elsewhere", version: "1", summary: "", state: (),
     routes: [("GET", "/after", after), ("GET", "/offload", offload)],
+}
+"""
+
+WHOLE = r"""
+use graft::{Exchange, HandOver, Later, Next, Plain, Receive, Request, Server, State};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
+use std::time::Duration;
+
+static CUT: AtomicU64 = AtomicU64::new(0);
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+struct Whole {
+    shared: &'static AtomicU64,
+    fresh: bool,
+    old: u64,
+    ticks: Arc<AtomicU64>,
+    own: u64,
+    refused: bool,
+    panics: String,
+}
+
+impl State for Whole {
+    fn init(server: &Server) -> Result<Self, String> {
+        let ticks = Arc::new(AtomicU64::new(0));
+        let counts = ticks.clone();
+        server.every(Duration::from_millis(10), move || {
+            if counts.fetch_add(1, SeqCst) == 0 {
+                panic!("first tick");
+            }
+        })?;
+        let panics = server.config_str("panics", "");
+        if panics == "init" {
+            panic!("init, after a timer");
+        }
+        let schema = server.config_int("schema", 1) as u32;
+        let (shared, fresh) = server.shared::<AtomicU64>("hits", schema)?;
+        let old = server.shared_old::<AtomicU64>("hits", 1).map_or(0, |n| n.load(SeqCst));
+        let refused = server.config_bool("refused", false)
+            && server.every(Duration::ZERO, || {}).is_err()
+            && server.shared::<AtomicU64>("a/b", 1).is_err();
+        Ok(Whole { shared, fresh, old, ticks, own: 0, refused, panics })
+    }
+    fn worker_init(&self, server: &Server) -> Result<(), String> {
+        if self.panics == "worker_init" {
+            panic!("in worker_init");
+        }
+        if server.worker().is_none() || server.event_loop().is_null() {
+            return Err("no worker".to_owned());
+        }
+        Ok(())
+    }
+    fn start(&self, _: &Server) -> Result<(), String> {
+        STARTED.fetch_add(1, SeqCst);
+        if self.panics == "start" { panic!("in start") } else { Ok(()) }
+    }
+    fn worker_fini(&self, _: &Server) {
+        panic!("in worker_fini");
+    }
+}
+
+impl HandOver for Whole {
+    fn export_state(&self, _: &Server) -> Result<Vec<u8>, String> {
+        if self.panics == "export" {
+            panic!("in export");
+        }
+        Ok((self.own + 1).to_string().into_bytes())
+    }
+    fn import_state(&mut self, _: &Server, schema: u32, data: &[u8]) -> Result<(), String> {
+        if self.panics == "import" {
+            panic!("in import");
+        }
+        self.own = std::str::from_utf8(data).unwrap().parse().map_err(|_| "no number".to_owned())?;
+        self.own += u64::from(schema) * 100;
+        Ok(())
+    }
+}
+
+fn state(req: &mut Request, w: &Whole) -> Next {
+    w.shared.fetch_add(1, SeqCst);
+    req.status(202);
+    let (hits, ticks) = (w.shared.load(SeqCst), w.ticks.load(SeqCst));
+    let _ = write!(req, "{} {} {} {} ", hits, w.fresh, w.old, w.own);
+    let _ = write!(req, "{} {} {}", w.refused, STARTED.load(SeqCst), ticks > 1);
+    Next::Done
+}
+
+fn reads(req: &mut Request, _: &Whole) -> Next {
+    let names: Vec<String> = req.headers().filter(|(n, _)| n.starts_with(b"X-"))
+        .map(|(n, v)| String::from_utf8_lossy(n).into_owned() + "=" + &String::from_utf8_lossy(v)).collect();
+    let target = String::from_utf8_lossy(req.target()).into_owned();
+    let pattern = String::from_utf8_lossy(req.route_pattern().unwrap_or(b"none")).into_owned();
+    let text = format!("{} {} {} {}", names.join(","), target, pattern, req.is_tls());
+    req.text(200, "thrown away");
+    req.set_header("X-Gone", "1");
+    assert_eq!(req.response_header("x-gone"), Some(&b"1"[..]));
+    assert!(req.remove_header("X-Gone") && req.response_header("X-Gone").is_none());
+    assert_eq!(req.response_body(), Some(&b"thrown away"[..]));
+    assert!(req.reset() && req.response_status() == 200);
+    assert_eq!((req.response_bytes(), req.pending()), (0, 0));
+    assert!(req.deadline(Duration::from_secs(3)));
+    req.write(text.as_bytes());
+    req.write_static(b" static");
+    let path = std::env::temp_dir().join(format!("whole-{}", std::process::id()));
+    std::fs::write(&path, b"fromXa f and more").unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    req.send_file(file, 4, 4);
+    Next::Done
+}
+
+struct Sum {
+    bytes: usize,
+    pieces: usize,
+}
+impl Receive for Sum {
+    fn chunk(&mut self, x: &mut Exchange, chunk: &[u8]) {
+        if chunk.starts_with(b"panic") {
+            panic!("in a chunk");
+        }
+        self.bytes += chunk.len();
+        self.pieces += 1;
+        x.body_pause();
+        x.body_resume();
+    }
+    fn end(self, later: Later, x: &mut Exchange) {
+        if self.bytes == 3 {
+            panic!("in the end");
+        }
+        x.text(200, &format!("{} {}", self.bytes, self.pieces > 0));
+        later.done();
+    }
+    fn cut(self, later: Later, x: &mut Exchange) {
+        CUT.fetch_add(1000, SeqCst);
+        x.text(200, "to nobody");
+        later.done();
+    }
+}
+
+fn upload(req: &mut Request, _: &Whole) -> Next {
+    let later = req.defer();
+    drop(std::thread::spawn(move || later.receive(Sum { bytes: 0, pieces: 0 })).join());
+    Next::Later
+}
+
+fn down(later: Later, x: &mut Exchange, mut left: usize) {
+    static BLOCKED: AtomicBool = AtomicBool::new(false);
+    while left > 0 {
+        left -= 1;
+        match x.write(&[b'x'; 65536]) {
+            0 => continue,
+            1 => {
+                BLOCKED.store(true, SeqCst);
+                x.flush();
+                return later.writable(move |later, x| down(later, x, left));
+            }
+            _ => {
+                CUT.fetch_add(1, SeqCst);
+                return later.done();
+            }
+        }
+    }
+    x.write(if BLOCKED.load(SeqCst) { b"waited" } else { b"never!" });
+    later.done();
+}
+
+fn stream(req: &mut Request, _: &Whole) -> Next {
+    down(req.defer(), req, 320);
+    Next::Later
+}
+
+fn small(req: &mut Request, _: &Whole) -> Next {
+    let n = 7u64;
+    req.on_abort(move |_| { CUT.fetch_add(n, SeqCst); });
+    req.on_writable(|_| panic!("no more room"));
+    req.after(1, |_| panic!("small"));
+    req.defer().after(40, |later, x| {
+        x.text(200, "small");
+        later.done();
+    });
+    Next::Later
+}
+
+fn cut(req: &mut Request, _: &Whole) -> Next {
+    req.text(200, &CUT.load(SeqCst).to_string())
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Mine {
+    asked: u64,
+}
+unsafe impl Plain for Mine {}
+
+fn on_request(req: &mut Request, _: &Whole) -> Next {
+    let seven = req.body().map_or(0, |b| b.len() as u64);
+    req.scratch_mut::<Mine>().asked += 7 + seven;
+    Next::Next
+}
+fn on_response(req: &mut Request, _: &Whole) -> Next {
+    let asked = req.scratch::<Mine>().asked.to_string();
+    req.add_header("X-Asked", &asked);
+    if req.query("big").is_some() {
+        req.scratch::<[u64; 100]>();
+    }
+    Next::Next
+}
+fn on_finish(x: &Exchange, _: &Whole) {
+    if x.query("finish").is_some() {
+        panic!("finish {}", x.scratch::<Mine>().asked);
+    }
+}
+
+graft::plugin! {
+    name: "whole", version: "1", summary: "", state: Whole,
+    flags: graft::sys::GRAFT_SERIAL, scratch: Mine, hand_over: 2,
+    routes: [
+        ("*", "/state", state),
+        ("GET", "/reads/:a", reads),
+        ("POST", "/upload", upload, stream),
+        ("GET", "/stream", stream),
+        ("GET", "/small", small),
+        ("GET", "/cut", cut),
+    ],
+    on_request: on_request, on_response: on_response, on_finish: on_finish,
 }
 """
 
@@ -166,6 +393,83 @@ def _():
     is_(s.get("/after").body, b"from a thread\n", "a timer")
     is_(s.get("/offload").body, b"42\n", "the pool")
     is_(s.find_events("misuse"), [], "nothing was misused")
+
+
+def whole(**more):
+    return Server({"whole": source("whole", WHOLE)}, {"middleware": ["whole"], **more})
+
+
+def tells(s, mark, line):
+    wait_for(lambda: [e for e in s.find_events(since=mark, plugin="whole", level="error") if line in str(e)], 10,
+             f"the log has '{line}'")
+    ok(True, f"the log has: {line}")
+
+
+@case("all of graft.h: what a request has, streams, uploads, and what may never be called")
+def _():
+    s = whole()
+    mark = s.mark()
+    read = s.request("GET", "/reads/b?c=%20", {"X-One": "1", "X-Two": "2"})
+    is_(read.text, "X-One=1,X-Two=2 /reads/b?c=%20 /reads/:a false staticXa f", "a request")
+    is_((read.header("X-Gone"), read.header("X-Asked")), (None, "7"), "a field that was removed, and scratch")
+    is_(s.post("/state", b"").status, 202, "every method")
+    is_(s.post("/upload", b"x" * 300000).text, "300000 true", "a body as it arrives")
+    is_(s.post("/upload", b"").text, "0 false", "an empty one")
+    is_(s.post("/upload", b"abc").status, 500, "a panic at its end")
+    tells(s, mark, "panic in on_body: in the end")
+    with s.connect() as c:
+        c.send(request_bytes("POST", "/upload", body=b"panic"))
+        isnt(c.ends(), None, "a panic before it: the connection is cut")
+    tells(s, mark, "panic in on_body: in a chunk")
+    is_(s.get("/state?big=1").status, 500, "scratch that is larger than what was asked for")
+    tells(s, mark, "scratch of 800 bytes, but plugin! has 8: say scratch: T there")
+    is_(s.get("/small").text, "small", "callbacks that may never be called")
+    tells(s, mark, "panic in a callback: small")
+    s.get("/state?finish=1")
+    tells(s, mark, "panic in on_finish: finish 7")
+    big = s.get("/stream")
+    is_((len(big.body), big.body[-6:]), (320 * 65536 + 6, b"waited"), "a stream that waits for its reader")
+    is_(s.get("/cut").text, "0", "nothing was cut")
+    for sent, n in ((request_bytes("GET", "/stream"), 1), (request_bytes("GET", "/small"), 8),
+                    (b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabcd", 1008)):
+        with s.connect() as c:
+            c.send(sent)
+            time.sleep(0.02)
+        wait_for(lambda: s.get("/cut").text == str(n), 10, f"{n}: the client left")
+    wait_for(lambda: s.active("whole")["in_flight"] == 0, 10, "nothing is owed any more")
+    is_(s.find_events("misuse"), [], "nothing was misused")
+
+
+@case("timers, shared blocks, hand-over: a panic stays inside, and the version is unmapped")
+def _():
+    s = whole()
+    wait_for(lambda: s.get("/state").text.endswith(" true"), 10, "a timer that panicked is called again")
+    tells(s, 0, "panic in a timer: first tick")
+    like(s.get("/state").text, r"^\d+ true 0 0 false 1 true$", "a new block, and no state")
+
+    def swap(why=None, **config):
+        s.config["plugins"] = {"whole": {"config": config}}
+        answer = s.reload(config=True)
+        if why:
+            like(answer["failed"], why, f"{config}: refused")
+        else:
+            ok(answer["ok"], f"{config}: swapped", answer)
+    for where in ("init, after a timer", "in worker_init", "in start", "in import"):
+        swap(f"panic: {where}", panics=where.split()[-1].replace("timer", "init"))
+    hits = int(s.get("/state").text.split()[0])
+    first = s.active("whole")["id"]
+    mark = s.mark()
+    swap(one=1)
+    like(s.get("/state").text, rf"^{hits + 1} false 0 201 false 1", "the block goes on, and the state was handed over")
+    s.wait_event("retired", id=first, unmapped=True)
+    tells(s, mark, "panic in worker_fini: in worker_fini")
+    swap(schema=2)
+    like(s.get("/state").text, rf"^1 true {hits + 1} 402 false 1", "another schema: a new block, the old one is read")
+    swap(panics="export", schema=2)
+    swap("panic: in export", one=2)
+    is_(s.find_events("misuse"), [], "nothing was misused")
+    s = Server({"whole": source("whole", WHOLE)}, {"plugins": {"whole": {"config": {"refused": True}}}})
+    like(s.get("/state").text, " true 1 ", "no period, a bad name: an error")
 
 
 @case("what docs/RUST.md says of thread-locals is so")

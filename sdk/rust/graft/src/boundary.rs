@@ -1,7 +1,8 @@
 //! Where C calls Rust: no panic goes further.
 
+use crate::plain::{set_scratch_size, Plain};
 use crate::request::{Exchange, Request};
-use crate::server::{Level, Server};
+use crate::server::{bytes, drop_timers, Level, Server};
 use crate::sys::*;
 use crate::Next;
 use std::any::Any;
@@ -17,12 +18,30 @@ pub trait State: Sized + Send + Sync + 'static {
     fn ready(&self, _server: &Server) -> Result<(), String> {
         Ok(())
     }
+    /// On each worker, before it meets this version; must not block.
+    fn worker_init(&self, _server: &Server) -> Result<(), String> {
+        Ok(())
+    }
+    /// This version begins to serve; the old one is still started.
+    fn start(&self, _server: &Server) -> Result<(), String> {
+        Ok(())
+    }
     /// No new request will come.
     fn cool(&self, _server: &Server) {}
+    /// On each worker, after its last request on this version.
+    fn worker_fini(&self, _server: &Server) {}
     /// Asked by `/readyz`, on the pool.
     fn health(&self, _server: &Server) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// State that is handed to the next version: `hand_over: SCHEMA` in [`plugin!`](crate::plugin).
+pub trait HandOver: State {
+    /// On the old version, which may go on afterwards.
+    fn export_state(&self, server: &Server) -> Result<Vec<u8>, String>;
+    /// On the new version, between `init` and `ready`; `schema` is the old one's.
+    fn import_state(&mut self, server: &Server, schema: u32, data: &[u8]) -> Result<(), String>;
 }
 
 /// A plugin without state.
@@ -97,17 +116,69 @@ fn outcome(server: &Server, result: Result<Result<(), String>, String>) -> c_int
     }
 }
 
-unsafe extern "C" fn init<S: State>(raw: *mut graft_self, state: *mut *mut c_void) -> c_int {
+unsafe extern "C" fn init<S: State, T: Plain>(
+    raw: *mut graft_self,
+    state: *mut *mut c_void,
+) -> c_int {
     quiet();
+    set_scratch_size::<T>();
     let server = Server { raw };
     let made = catch(|| S::init(&server).map(|s| Box::into_raw(Box::new(s))));
     let made = made.map(|m| m.map(|s| unsafe { *state = s.cast() }));
-    outcome(&server, made)
+    let rc = outcome(&server, made);
+    if rc != 0 {
+        tell_timers(&server, drop_timers());
+    }
+    rc
+}
+
+fn tell_timers(server: &Server, dropped: Result<(), String>) {
+    if let Err(why) = dropped {
+        server.log(Level::Error, &format!("panic while a timer was dropped: {}", why));
+    }
 }
 
 unsafe extern "C" fn ready<S: State>(raw: *mut graft_self, state: *mut c_void) -> c_int {
     let (server, state) = (Server { raw }, unsafe { &*state.cast::<S>() });
     outcome(&server, catch(|| state.ready(&server)))
+}
+
+unsafe extern "C" fn worker_init<S: State>(raw: *mut graft_self, state: *mut c_void) -> c_int {
+    let (server, state) = (Server { raw }, unsafe { &*state.cast::<S>() });
+    outcome(&server, catch(|| state.worker_init(&server)))
+}
+
+unsafe extern "C" fn start<S: State>(raw: *mut graft_self, state: *mut c_void) -> c_int {
+    let (server, state) = (Server { raw }, unsafe { &*state.cast::<S>() });
+    outcome(&server, catch(|| state.start(&server)))
+}
+
+/// # Safety
+/// The server's call of export_state, with the state that [`init`] made.
+pub unsafe extern "C" fn export_state<S: HandOver>(
+    raw: *mut graft_self,
+    state: *mut c_void,
+    out: *mut graft_buf,
+) -> c_int {
+    let (server, state) = (Server { raw }, unsafe { &*state.cast::<S>() });
+    let add = |data: Vec<u8>| {
+        let rc = unsafe { ((*(*out).host).buf_add)(out, data.as_ptr().cast(), data.len()) };
+        if rc == 0 { Ok(()) } else { Err("no memory for the state, or over 1 GiB".to_owned()) }
+    };
+    outcome(&server, catch(|| state.export_state(&server).and_then(add)))
+}
+
+/// # Safety
+/// The server's call of import_state, with the state that [`init`] made: nothing else uses it yet.
+pub unsafe extern "C" fn import_state<S: HandOver>(
+    raw: *mut graft_self,
+    state: *mut c_void,
+    schema: u32,
+    data: graft_str,
+) -> c_int {
+    let (server, state) = (Server { raw }, unsafe { &mut *state.cast::<S>() });
+    let data = unsafe { bytes(data) }.unwrap_or(b"");
+    outcome(&server, catch(|| state.import_state(&server, schema, data)))
 }
 
 unsafe extern "C" fn health<S: State>(raw: *mut graft_self, state: *mut c_void) -> c_int {
@@ -122,10 +193,18 @@ unsafe extern "C" fn cool<S: State>(raw: *mut graft_self, state: *mut c_void) {
     }
 }
 
+unsafe extern "C" fn worker_fini<S: State>(raw: *mut graft_self, state: *mut c_void) {
+    let (server, state) = (Server { raw }, unsafe { &*state.cast::<S>() });
+    if let Err(why) = catch(|| state.worker_fini(&server)) {
+        server.log(Level::Error, &format!("panic in worker_fini: {}", why));
+    }
+}
+
 unsafe extern "C" fn fini<S: State>(raw: *mut graft_self, state: *mut c_void) {
     if let Err(why) = catch(|| drop(unsafe { Box::from_raw(state.cast::<S>()) })) {
         Server { raw }.log(Level::Error, &format!("panic while the state was dropped: {}", why));
     }
+    tell_timers(&Server { raw }, drop_timers());
     drop(std::panic::take_hook());
 }
 
@@ -139,26 +218,26 @@ const fn c(text: &'static str) -> *const c_char {
     text.as_ptr().cast()
 }
 
-pub const fn empty<S: State>(
+pub const fn empty<S: State, T: Plain>(
     name: &'static str,
     version: &'static str,
     summary: &'static str,
 ) -> graft_plugin {
     graft_plugin {
         size: std::mem::size_of::<graft_plugin>() as u32,
-        needs: 0, // of the server's table nothing newer is called
+        needs: GRAFT_MINOR,
         route_size: std::mem::size_of::<graft_route>() as u32,
         flags: 0,
         name: c(name),
         version: c(version),
         summary: c(summary),
-        scratch_size: 0,
-        init: Some(init::<S>),
+        scratch_size: std::mem::size_of::<T>(),
+        init: Some(init::<S, T>),
         ready: Some(ready::<S>),
-        worker_init: None,
-        start: None,
+        worker_init: Some(worker_init::<S>),
+        start: Some(start::<S>),
         cool: Some(cool::<S>),
-        worker_fini: None,
+        worker_fini: Some(worker_fini::<S>),
         fini: Some(fini::<S>),
         routes: std::ptr::null(),
         on_request: None,
@@ -175,8 +254,11 @@ pub const fn route(
     method: &'static str,
     pattern: &'static str,
     handler: graft_handler,
+    flags: u32,
 ) -> graft_route {
-    graft_route { method: c(method), pattern: c(pattern), handler: Some(handler), flags: 0 }
+    let every = matches!(method.as_bytes(), b"*\0");
+    let method = if every { std::ptr::null() } else { c(method) };
+    graft_route { method, pattern: c(pattern), handler: Some(handler), flags }
 }
 
 pub const fn no_route() -> graft_route {

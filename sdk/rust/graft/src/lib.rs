@@ -33,11 +33,13 @@
 pub mod sys;
 
 mod boundary;
+mod plain;
 mod request;
 mod server;
 
-pub use boundary::State;
-pub use request::{Exchange, Later, Request};
+pub use boundary::{HandOver, State};
+pub use plain::Plain;
+pub use request::{Exchange, Later, Receive, Request};
 pub use server::{Counter, Level, Server};
 
 /// What a handler or a middleware answers.
@@ -60,13 +62,22 @@ pub mod private {
 
 /// Defines the plugin: the one symbol that the server looks for. Once in a crate.
 ///
-/// `state` implements [`State`]. Routes are `(method, pattern, handler)`; a handler, `on_request` and
+/// `state` implements [`State`]. Routes are `(method, pattern, handler)`, "*" for every method, with a
+/// fourth word `stream` for a handler that is called before the body is in; a handler, `on_request` and
 /// `on_response` are `fn(&mut Request, &State) -> Next`, `on_finish` is `fn(&Exchange, &State)`.
+///
+/// Before the routes may stand, in this order: `flags`, of [`sys::GRAFT_SERIAL`] and
+/// [`sys::GRAFT_NEED_BODY`]; `scratch`, the [`Plain`] type of [`Exchange::scratch`]; `hand_over`, the
+/// number of the layout that the state's [`HandOver`] writes.
 #[macro_export]
 macro_rules! plugin {
     (
         name: $name:literal, version: $version:literal, summary: $summary:literal, state: $state:ty
-        $(, routes: [ $( ( $method:literal, $pattern:literal, $handler:path ) ),* $(,)? ] )?
+        $(, flags: $flags:expr )?
+        $(, scratch: $scratch:ty )?
+        $(, hand_over: $schema:expr )?
+        $(, routes: [ $( ( $method:literal, $pattern:literal, $handler:path $(, $kind:ident )? ) ),*
+                      $(,)? ] )?
         $(, on_request: $on_request:path )?
         $(, on_response: $on_response:path )?
         $(, on_finish: $on_finish:path )?
@@ -76,13 +87,20 @@ macro_rules! plugin {
         #[allow(non_upper_case_globals)]
         pub static graft_plugin_v1: $crate::sys::graft_plugin = {
             #[allow(unused_mut, unused_assignments)]
-            let mut plugin = $crate::private::empty::<$state>(
+            let mut plugin = $crate::private::empty::<$state, $crate::__scratch!($( $scratch )?)>(
                 concat!($name, "\0"), concat!($version, "\0"), concat!($summary, "\0"));
+            $( plugin.flags = $flags; )?
+            $(
+                plugin.state_schema = $schema;
+                plugin.export_state = Some($crate::private::export_state::<$state>);
+                plugin.import_state = Some($crate::private::import_state::<$state>);
+            )?
             $(
                 static ROUTES: &[$crate::sys::graft_route] = &[
                     $( $crate::private::route(
                         concat!($method, "\0"), concat!($pattern, "\0"),
-                        $crate::__handler!($state, $handler, false)), )*
+                        $crate::__handler!($state, $handler, false),
+                        $crate::__kind!($( $kind )?)), )*
                     $crate::private::no_route(),
                 ];
                 plugin.routes = ROUTES.as_ptr();
@@ -113,4 +131,18 @@ macro_rules! __handler {
         }
         call
     }};
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __scratch {
+    () => { () };
+    ($t:ty) => { $t };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __kind {
+    () => { 0 };
+    (stream) => { $crate::sys::GRAFT_STREAM };
 }

@@ -1,11 +1,16 @@
 //! One request as this plugin sees it, and what it owes when it answers later.
 
 use crate::boundary::catch;
-use crate::server::{bytes, c_format, c_text, Level, Server};
+use crate::plain::{scratch_size, Plain};
+use crate::server::{bytes, c_format, c_text, millis, Level, Server};
 use crate::sys::*;
 use crate::Next;
+use std::fmt;
+use std::fs::File;
+use std::mem::{align_of, size_of};
 use std::ops::{Deref, DerefMut};
 use std::os::raw::{c_int, c_uint, c_void};
+use std::os::unix::io::IntoRawFd;
 use std::time::Duration;
 
 /// Request and response. On the request's worker; not `Send`. Text that the request has is bytes:
@@ -33,6 +38,10 @@ impl Exchange {
     pub fn path(&self) -> &[u8] {
         unsafe { bytes((self.host().path)(self.raw)) }.unwrap_or(b"")
     }
+    /// The target as sent.
+    pub fn target(&self) -> &[u8] {
+        unsafe { bytes((self.host().target)(self.raw)) }.unwrap_or(b"")
+    }
     pub fn param(&self, name: &str) -> Option<&[u8]> {
         unsafe { bytes((self.host().param)(self.raw, c_text(name).as_ptr())) }
     }
@@ -41,6 +50,15 @@ impl Exchange {
     }
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         unsafe { bytes((self.host().header)(self.raw, c_text(name).as_ptr())) }
+    }
+    /// Each field, name and value, in the order of the request.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        (0..unsafe { (self.host().header_count)(self.raw) }).filter_map(move |i| {
+            let (mut name, mut value) = (ABSENT, ABSENT);
+            let found =
+                unsafe { (self.host().header_at)(self.raw, i, &mut name, &mut value) };
+            found.then(|| unsafe { (bytes(name).unwrap_or(b""), bytes(value).unwrap_or(b"")) })
+        })
     }
     /// The whole body; `None` before it is in.
     pub fn body(&self) -> Option<&[u8]> {
@@ -51,6 +69,13 @@ impl Exchange {
     }
     pub fn request_id(&self) -> &[u8] {
         unsafe { bytes((self.host().request_id)(self.raw)) }.unwrap_or(b"")
+    }
+    /// The pattern of the route; `None` on 404.
+    pub fn route_pattern(&self) -> Option<&[u8]> {
+        unsafe { bytes((self.host().route_pattern)(self.raw)) }
+    }
+    pub fn is_tls(&self) -> bool {
+        unsafe { (self.host().is_tls)(self.raw) }
     }
     pub fn elapsed(&self) -> Duration {
         Duration::from_micros(unsafe { (self.host().elapsed_us)(self.raw) })
@@ -77,12 +102,43 @@ impl Exchange {
         let (name, value) = (c_text(name), c_text(value));
         unsafe { (self.host().add_header)(self.raw, name.as_ptr(), value.as_ptr()) == 0 }
     }
+    pub fn remove_header(&mut self, name: &str) -> bool {
+        unsafe { (self.host().remove_header)(self.raw, c_text(name).as_ptr()) == 0 }
+    }
     pub fn response_status(&self) -> u16 {
         unsafe { (self.host().response_status)(self.raw) as u16 }
+    }
+    /// The field as set so far.
+    pub fn response_header(&self, name: &str) -> Option<&[u8]> {
+        unsafe { bytes((self.host().response_header)(self.raw, c_text(name).as_ptr())) }
+    }
+    /// What has not been sent; `None` for files.
+    pub fn response_body(&self) -> Option<&[u8]> {
+        unsafe { bytes((self.host().response_body)(self.raw)) }
+    }
+    /// Body bytes that have been sent.
+    pub fn response_bytes(&self) -> u64 {
+        unsafe { (self.host().response_bytes)(self.raw) }
+    }
+    /// Response bytes that are not yet in the kernel.
+    pub fn pending(&self) -> usize {
+        unsafe { (self.host().pending)(self.raw) }
+    }
+    /// Back to status 200, no headers, no body; false after the head has left.
+    pub fn reset(&mut self) -> bool {
+        unsafe { (self.host().reset_response)(self.raw) == 0 }
     }
     /// 0; 1: taken, but more waits than should; -1: over.
     pub fn write(&mut self, data: &[u8]) -> i32 {
         unsafe { (self.host().write)(self.raw, data.as_ptr().cast(), data.len()) }
+    }
+    /// Not copied: sent from where it lies.
+    pub fn write_static(&mut self, data: &'static [u8]) -> i32 {
+        unsafe { (self.host().write_static)(self.raw, data.as_ptr().cast(), data.len()) }
+    }
+    /// `len` bytes of the file from `offset` on; it is closed when they are sent.
+    pub fn send_file(&mut self, file: File, offset: i64, len: u64) -> i32 {
+        unsafe { (self.host().send_file)(self.raw, file.into_raw_fd(), offset, len) }
     }
     pub fn flush(&mut self) -> i32 {
         unsafe { (self.host().flush)(self.raw) }
@@ -113,11 +169,101 @@ impl Exchange {
         Next::Error
     }
 
+    /// Instead of `timeouts_ms.handler`: from now until the head must be sent; zero = none.
+    pub fn deadline(&mut self, from_now: Duration) -> bool {
+        unsafe { (self.host().deadline)(self.raw, millis(from_now)) == 0 }
+    }
+    /// Stop reading the body from the socket.
+    pub fn body_pause(&mut self) {
+        unsafe { (self.host().body_pause)(self.raw) }
+    }
+    /// Go on reading it.
+    pub fn body_resume(&mut self) {
+        unsafe { (self.host().body_resume)(self.raw) }
+    }
+
+    /// When the server cuts or replaces the response. This and the two below may never be called, so
+    /// what they capture lies in the request's memory and is never dropped: hence `Copy`. False: no
+    /// memory. A panic in them is logged.
+    pub fn on_abort<F: Fn(&mut Exchange) + Copy + 'static>(&mut self, f: F) -> bool {
+        let arg = self.copied(f);
+        if !arg.is_null() {
+            unsafe { (self.host().on_abort)(self.raw, run_small::<F>, arg) }
+        }
+        !arg.is_null()
+    }
+    /// When there is room again after [`Exchange::write`] answered 1, and when the response is cut.
+    /// See [`Later::writable`], which carries the duty to answer.
+    pub fn on_writable<F: Fn(&mut Exchange) + Copy + 'static>(&mut self, f: F) -> bool {
+        let arg = self.copied(f);
+        if !arg.is_null() {
+            unsafe { (self.host().on_writable)(self.raw, run_small::<F>, arg) }
+        }
+        !arg.is_null()
+    }
+    /// In so many milliseconds; dropped when the request is answered before. See [`Later::after`].
+    pub fn after<F: Fn(&mut Exchange) + Copy + 'static>(&mut self, ms: u32, f: F) -> bool {
+        let arg = self.copied(f);
+        !arg.is_null()
+            && unsafe { (self.host().after)(self.raw, ms as c_uint, run_small::<F>, arg) == 0 }
+    }
+    fn copied<F: Copy>(&self, f: F) -> *mut c_void {
+        assert!(align_of::<F>() <= 16, "over-aligned");
+        // An empty closure needs an address, too.
+        let at = unsafe { (self.host().alloc)(self.raw, size_of::<F>().max(1)) };
+        if !at.is_null() {
+            unsafe { at.cast::<F>().write(f) };
+        }
+        at
+    }
+
+    /// This plugin's scratch in this request: `scratch: T` in [`plugin!`](crate::plugin). Zeroes in
+    /// the beginning. Panics when `plugin!` asked for less, or there is no memory.
+    pub fn scratch<T: Plain>(&self) -> &T {
+        unsafe { &*self.scratch_of() }
+    }
+    pub fn scratch_mut<T: Plain>(&mut self) -> &mut T {
+        unsafe { &mut *self.scratch_of() }
+    }
+    fn scratch_of<T: Plain>(&self) -> *mut T {
+        assert!(align_of::<T>() <= 16, "over-aligned");
+        assert!(
+            size_of::<T>() <= scratch_size(),
+            "scratch of {} bytes, but plugin! has {}: say scratch: T there",
+            size_of::<T>(),
+            scratch_size()
+        );
+        if size_of::<T>() == 0 {
+            return std::ptr::NonNull::dangling().as_ptr();
+        }
+        let at = unsafe { (self.host().scratch)(self.raw) };
+        assert!(!at.is_null(), "no memory for scratch");
+        at.cast()
+    }
+
     pub(crate) unsafe fn new(raw: *mut graft_req) -> Self {
         Exchange { raw }
     }
     pub(crate) fn tell(&self, what: &str, why: &str) {
         self.server().log(Level::Error, &format!("panic in {}: {}", what, why));
+    }
+}
+
+/// `write!(req, …)` appends to the body; an error is that the response is over.
+impl fmt::Write for Exchange {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.write(text.as_bytes()) < 0 {
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+unsafe extern "C" fn run_small<F: Fn(&mut Exchange) + Copy>(req: *mut graft_req, arg: *mut c_void) {
+    let mut x = unsafe { Exchange::new(req) };
+    let f = unsafe { *arg.cast::<F>() };
+    if let Err(why) = catch(|| f(&mut x)) {
+        x.tell("a callback", &why);
     }
 }
 
@@ -224,6 +370,71 @@ unsafe extern "C" fn answer_500(req: *mut graft_req, _: *mut c_void) {
     }
 }
 
+/// The body of a request as it arrives, for routes that say `stream`: see [`Later::receive`].
+pub trait Receive: Sized + Send + 'static {
+    /// A piece of it. A panic cuts the connection.
+    fn chunk(&mut self, x: &mut Exchange, chunk: &[u8]);
+    /// All of it is in.
+    fn end(self, later: Later, x: &mut Exchange);
+    /// The rest will not come: the client left, or the time is over. What is written goes nowhere.
+    fn cut(self, later: Later, _: &mut Exchange) {
+        later.done();
+    }
+}
+
+/// In the request's memory, for on_body and on_abort may both come: whichever ends it takes it.
+type Receiver<R> = *mut Option<Box<(Later, R)>>;
+
+unsafe extern "C" fn run_body<R: Receive>(
+    req: *mut graft_req,
+    chunk: graft_str,
+    last: bool,
+    arg: *mut c_void,
+) {
+    let mut x = unsafe { Exchange::new(req) };
+    let place = unsafe { &mut *(arg as Receiver<R>) };
+    if let Some(owed) = place {
+        let chunk = unsafe { bytes(chunk) }.unwrap_or(b"");
+        if !chunk.is_empty() {
+            if let Err(why) = catch(|| owed.1.chunk(&mut x, chunk)) {
+                x.tell("on_body", &why);
+                return end_receive(place, &mut x, |_, later, _| later.abort());
+            }
+        }
+        if last {
+            end_receive(place, &mut x, R::end);
+        }
+    }
+}
+
+unsafe extern "C" fn run_body_cut<R: Receive>(req: *mut graft_req, arg: *mut c_void) {
+    let mut x = unsafe { Exchange::new(req) };
+    end_receive(unsafe { &mut *(arg as Receiver<R>) }, &mut x, R::cut);
+}
+
+fn end_receive<R: Receive>(
+    place: &mut Option<Box<(Later, R)>>,
+    x: &mut Exchange,
+    how: impl FnOnce(R, Later, &mut Exchange),
+) {
+    if let Some(owed) = place.take() {
+        let (later, receiver) = *owed;
+        if let Err(why) = catch(|| how(receiver, later, x)) {
+            x.tell("on_body", &why);
+        }
+    }
+}
+
+unsafe extern "C" fn nothing(_: *mut graft_req, _: *mut c_void) {}
+
+/// Called once more when the response is cut: so what was waited for is forgotten first.
+unsafe extern "C" fn run_writable(req: *mut graft_req, arg: *mut c_void) {
+    unsafe {
+        ((*(*req).host).on_writable)(req, nothing, std::ptr::null_mut());
+        run_step(req, arg);
+    }
+}
+
 impl Later {
     fn host(&self) -> &graft_host {
         unsafe { &*(*self.raw).host }
@@ -291,6 +502,41 @@ impl Later {
             if ((*(*raw).host).post)(raw, run_step, arg.cast()) != 0 {
                 drop(Box::from_raw(arg));
             }
+        }
+    }
+
+    /// From any thread: the closure when there is room again after [`Exchange::write`] answered 1, or
+    /// when the response is cut; [`Exchange::on_writable`] is taken for it.
+    pub fn writable<F: FnOnce(Later, &mut Exchange) + Send + 'static>(self, f: F) {
+        if !self.at_home() {
+            return self.post(move |later, _| later.writable(f));
+        }
+        if unsafe { (self.host().gone)(self.raw) } {
+            return self.post(f); // it has been cut, and is not cut again
+        }
+        let raw = self.raw;
+        let arg = Box::into_raw(Box::new(Owed { later: self, step: Box::new(f) }));
+        unsafe { ((*(*raw).host).on_writable)(raw, run_writable, arg.cast()) }
+    }
+
+    /// From any thread: the body, piece by piece, to the receiver, which then ends the request.
+    /// [`Exchange::on_abort`] is taken for it.
+    pub fn receive<R: Receive>(self, receiver: R) {
+        if !self.at_home() {
+            return self.post(move |later, _| later.receive(receiver));
+        }
+        let (raw, gone) = (self.raw, unsafe { (self.host().gone)(self.raw) });
+        let at = unsafe { (self.host().alloc)(raw, size_of::<Option<Box<(Later, R)>>>()) };
+        if at.is_null() {
+            return self.refuse("no memory for a receiver");
+        }
+        if gone {
+            return self.post(move |later, x| receiver.cut(later, x));
+        }
+        unsafe {
+            (at as Receiver<R>).write(Some(Box::new((self, receiver))));
+            ((*(*raw).host).on_abort)(raw, run_body_cut::<R>, at);
+            ((*(*raw).host).on_body)(raw, run_body::<R>, at);
         }
     }
 

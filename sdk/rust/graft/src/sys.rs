@@ -32,6 +32,7 @@ pub struct graft_str {
     pub ptr: *const c_char,
     pub len: usize,
 }
+pub(crate) const ABSENT: graft_str = graft_str { ptr: std::ptr::null(), len: 0 };
 
 pub type graft_next = c_uint;
 pub const GRAFT_NEXT: graft_next = 0;
@@ -40,6 +41,8 @@ pub const GRAFT_LATER: graft_next = 2;
 pub const GRAFT_ERROR: graft_next = 3;
 
 pub const GRAFT_STREAM: c_uint = 1;
+pub const GRAFT_SERIAL: u32 = 1;
+pub const GRAFT_NEED_BODY: u32 = 2;
 pub const GRAFT_DEBUG: c_int = 0;
 pub const GRAFT_INFO: c_int = 1;
 pub const GRAFT_WARN: c_int = 2;
