@@ -123,8 +123,9 @@ static void read_body(struct answer *a, struct str in, bool is_head, bool reset)
     a->whole = length ? rest.len >= len : a->closed && !reset;
 }
 
-static struct answer *look(graft_test_req *r)
+static struct answer *look(graft_test_req *r, const char *function)
 {
+    client_check(r, function);
     struct str in = buf_str(&r->out);
     bool closed = r->conn == NULL;
     if (r->answer != NULL && r->answer->seen == in.len && r->answer->closed == closed)
@@ -145,49 +146,50 @@ static struct answer *look(graft_test_req *r)
 
 int graft_test_status(graft_test_req *r)
 {
-    return look(r)->status;
+    return look(r, "graft_test_status")->status;
 }
 
 const char *graft_test_header(graft_test_req *r, const char *name)
 {
-    return field(look(r), name);
+    return field(look(r, "graft_test_header"), name);
 }
 
 graft_str graft_test_body(graft_test_req *r)
 {
-    struct str body = buf_str(&look(r)->body);
+    struct str body = buf_str(&look(r, "graft_test_body")->body);
     return (graft_str){ body.ptr, body.len };
 }
 
 bool graft_test_complete(graft_test_req *r)
 {
-    return look(r)->whole;
+    return look(r, "graft_test_complete")->whole;
 }
 
 bool graft_test_cut(graft_test_req *r)
 {
-    const struct answer *a = look(r);
+    const struct answer *a = look(r, "graft_test_cut");
     return a->closed && !a->whole;
 }
 
 bool graft_test_closed(graft_test_req *r)
 {
+    client_check(r, "graft_test_closed");
     return r->conn == NULL;
 }
 
 unsigned graft_test_continued(graft_test_req *r)
 {
-    return look(r)->continued;
+    return look(r, "graft_test_continued")->continued;
 }
 
 unsigned graft_test_pieces(graft_test_req *r)
 {
-    return look(r)->npieces;
+    return look(r, "graft_test_pieces")->npieces;
 }
 
 graft_str graft_test_piece(graft_test_req *r, unsigned i)
 {
-    const struct answer *a = look(r);
+    const struct answer *a = look(r, "graft_test_piece");
     if (i >= a->npieces)
         return (graft_str){ NULL, 0 };
     size_t from = i > 0 ? a->ends[i - 1] : 0;
@@ -196,6 +198,7 @@ graft_str graft_test_piece(graft_test_req *r, unsigned i)
 
 graft_str graft_test_received(graft_test_req *r)
 {
+    client_check(r, "graft_test_received");
     struct str all = buf_str(&r->out);
     return (graft_str){ all.ptr, all.len };
 }

@@ -40,6 +40,9 @@ extern struct bottle {
 
 /* Makes the workers, once; whatever the test calls first. */
 void bottle_open(void);
+/* `text` on one line of comment, cut when it is long; NULL: absent. */
+void tap_comment(const char *name, const char *text, size_t len);
+void tap_open(void); /* from now on the program is to end with graft_test_end() */
 /* Refuses a call of the harness from inside a plugin's callback. */
 void bottle_enter(const char *function);
 
@@ -80,6 +83,8 @@ struct graft_test_req {
 };
 extern struct list clients;
 graft_test_req *client_new(size_t window);
+/* Refuses what is no request, or one that graft_test_forget() has freed. */
+void client_check(const graft_test_req *r, const char *function);
 bool clients_turn(void); /* input, leaving, room: true when something was done */
 
 /* answer.c */

@@ -49,6 +49,17 @@ graft_test_req *client_new(size_t window)
     return r;
 }
 
+void client_check(const graft_test_req *r, const char *function)
+{
+    if (r == NULL)
+        give_up("%s was given NULL: expected a request", function);
+    if (clients.next != NULL)
+        list_each (it, &clients)
+            if (list_entry(it, graft_test_req, node) == r)
+                return;
+    give_up("%s was given a request that is over: graft_test_forget() has freed it", function);
+}
+
 /* ---- net/conn.h: opening and input -------------------------------------------------------------
  */
 

@@ -133,6 +133,7 @@ void bottle_open(void)
     if (bottle.open)
         return;
     bottle.open = true;
+    tap_open();
     blame_open();
     const char *text = bottle.settings ? bottle.settings : "{}";
     bottle.fallback = config_from_text("settings", text, strlen(text), &err);
@@ -223,6 +224,7 @@ uint64_t graft_test_now(void)
 bool graft_test_wait(graft_test_req *req, unsigned ms)
 {
     bottle_enter("graft_test_wait");
+    client_check(req, "graft_test_wait");
     for (unsigned waited = 0;; waited++) {
         settle();
         if (graft_test_complete(req) || graft_test_cut(req))

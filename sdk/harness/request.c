@@ -35,6 +35,8 @@ static graft_test_req *begin(const char *method, const char *target, va_list lin
 {
     char text[64];
     bool host = false, length = false;
+    if (method == NULL || target == NULL)
+        give_up("a request needs a method and a target: one of them is NULL");
     graft_test_req *r = client_new(window);
     r->is_head = strcmp(method, "HEAD") == 0;
     put_z(r, method);
@@ -98,6 +100,7 @@ void graft_test_send(graft_test_req *r, const void *data, size_t len)
 {
     char size[32];
     bottle_enter("graft_test_send");
+    client_check(r, "graft_test_send");
     if (len == 0)
         return;
     snprintf(size, sizeof size, "%zx\r\n", len);
@@ -112,6 +115,7 @@ void graft_test_send(graft_test_req *r, const void *data, size_t len)
 void graft_test_send_end(graft_test_req *r)
 {
     bottle_enter("graft_test_send_end");
+    client_check(r, "graft_test_send_end");
     if (r->chunked)
         put_z(r, "0\r\n\r\n");
     settle();
@@ -130,6 +134,7 @@ graft_test_req *graft_test_raw(const void *data, size_t len)
 void graft_test_hangup(graft_test_req *r)
 {
     bottle_enter("graft_test_hangup");
+    client_check(r, "graft_test_hangup");
     r->fin = true;
     settle();
 }
@@ -142,6 +147,7 @@ void graft_test_window(size_t bytes)
 void graft_test_take(graft_test_req *r, size_t bytes)
 {
     bottle_enter("graft_test_take");
+    client_check(r, "graft_test_take");
     bool all = bytes == SIZE_MAX || r->window >= SIZE_MAX - bytes;
     r->window = all ? SIZE_MAX : r->window + bytes;
     settle();
@@ -151,6 +157,7 @@ void graft_test_take(graft_test_req *r, size_t bytes)
 void graft_test_forget(graft_test_req *r)
 {
     bottle_enter("graft_test_forget");
+    client_check(r, "graft_test_forget");
     r->fin = true;
     r->window = SIZE_MAX;
     settle();

@@ -298,16 +298,24 @@ static int start(const graft_plugin *plugin, const char *path, const char *confi
     return v != NULL ? serve(v) : -1;
 }
 
+/* Why it was refused: most tests only look at the number. */
+static int told(int rc)
+{
+    if (rc != 0)
+        tap_comment("refused:", why.text, strlen(why.text));
+    return rc;
+}
+
 int graft_test_start(const graft_plugin *plugin, const char *config)
 {
     bottle_enter("graft_test_start");
-    return start(plugin, NULL, config);
+    return told(start(plugin, NULL, config));
 }
 
 int graft_test_load(const char *path, const char *config)
 {
     bottle_enter("graft_test_load");
-    return start(NULL, path, config);
+    return told(start(NULL, path, config));
 }
 
 /* ---- Taking out

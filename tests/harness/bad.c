@@ -64,6 +64,8 @@ static graft_next handler(graft_req *req, void *state)
         crash(NULL);
     if (is("offload"))
         return graft_offload(req, crash, then, NULL) == 0 ? GRAFT_LATER : GRAFT_ERROR;
+    if (is("exits"))
+        exit(0);
     if (is("inside"))
         graft_test_advance(1);
     return graft_text(req, 200, "well\n");
@@ -77,9 +79,23 @@ int main(int argc, char **argv)
     what = argc > 1 ? argv[1] : "";
     if (is("expected"))
         graft_test_expect_misuse("nothing of the kind");
+    if (is("config"))
+        graft_test_start(&bad, "{\"a\": nothing}");
     graft_test_start(&bad, NULL);
     graft_test_req *r = graft_test_request("GET", "/bad/1");
     if (is("check"))
         GRAFT_IS_TEXT(graft_test_body(r), "ill\n");
+    if (is("null"))
+        graft_test_status(NULL);
+    if (is("no target"))
+        graft_test_request("GET", NULL);
+    if (is("forgotten")) {
+        graft_test_forget(r);
+        graft_test_body(r);
+    }
+    if (is("no end"))
+        return 0;
+    if (is("two ends"))
+        graft_test_end();
     return graft_test_end();
 }

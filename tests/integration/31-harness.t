@@ -170,6 +170,12 @@ def _():
         "check": r"not ok \d+ - graft_test_body\(r\)\n#   at .*bad.c:\d+\n#   got well\\x0a\n#   expected ill\\x0a",
         "inside": r"Bail out! graft-harness: graft_test_advance was called from inside a callback \(handler of plugin bad 7, "
                   r"route /bad/:x\)",
+        "exits": r"Bail out! graft-harness: exit\(\) was called in handler of plugin bad 7, route /bad/:x",
+        "no end": r"Bail out! graft-harness: the program ended without graft_test_end\(\)",
+        "two ends": r"Bail out! graft-harness: graft_test_end was called twice",
+        "null": r"Bail out! graft-harness: graft_test_status was given NULL: expected a request",
+        "forgotten": r"Bail out! graft-harness: graft_test_body was given a request that is over",
+        "no target": r"Bail out! graft-harness: a request needs a method and a target",
     }
     if ENV["TEST_SANITIZER"] == "none":
         sentences["free"] = r"not ok - Aborted: in handler of plugin bad 7, route /bad/:x"
@@ -179,6 +185,8 @@ def _():
         run = subprocess.run([bad, what], capture_output=True, text=True, timeout=120)
         like(run.stdout, sentence, what)
         isnt(run.returncode, 0, f"{what}: the program fails")
+    run = subprocess.run([bad, "config"], capture_output=True, text=True, timeout=120)
+    like(run.stdout, r"^#   refused: config:\d+:\d+: ", "why a start failed is told without being asked")
     run = subprocess.run([bad], capture_output=True, text=True, timeout=120)
     is_((run.returncode, run.stdout), (0, "1..0\n"), "what is well is silent")
 

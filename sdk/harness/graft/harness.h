@@ -72,7 +72,8 @@ void graft_test_settings(const char *json);
  * is replaced as in the server: with export_state and import_state where both have them, requests
  * in progress end on the old version, and its cool, worker_fini and fini follow. The descriptor may
  * be the test's own, for a second version or a handler behind a middleware: see GRAFT_TEST_PLUGIN.
- * 0; -1: it was refused, all was undone, graft_test_why() says what the server's log would.
+ * 0; -1: it was refused, all was undone, graft_test_why() and a line of comment say what the server's
+ * log would.
  */
 int graft_test_start(const graft_plugin *plugin, const char *config);
 
@@ -243,7 +244,8 @@ bool graft_test_is_str(const char *got, const char *want, const char *file, int 
 /*
  * The end: the clients leave, up to timeouts_ms.retire (or ten minutes) passes, all plugins are
  * taken out, and who still owes an answer then is named and fails the test. Prints the plan. What
- * main returns: 0 when all held, 1 when not. Nothing of the harness may be called behind it.
+ * main returns: 0 when all held, 1 when not. Nothing of the harness may be called behind it. A
+ * program that ends without it, also by an exit() in a plugin, fails.
  */
 int graft_test_end(void);
 
