@@ -12,10 +12,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -25,6 +27,7 @@
 
 #define QUIET_MS   30  /* an editor writes several files */
 #define SETTLE_MS  300 /* but not for longer than this */
+#define PATIENT_MS 2000
 #define FOLDERS    512
 #define DEPTH      8
 #define WATCH_MASK (IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_ONLYDIR)
@@ -36,6 +39,8 @@ struct dev {
     unsigned folders;
     struct stat built; /* the file as the server has seen it last */
     bool configured;   /* graft.json was saved */
+    bool over;         /* a signal came, or graftd has ended: leave with rc */
+    int rc;
 };
 
 PRINTF_LIKE(1, 2) static void say(const char *fmt, ...)
@@ -162,6 +167,91 @@ static bool is_new(struct dev *d, struct stat *st)
            st->st_mtim.tv_nsec != d->built.st_mtim.tv_nsec;
 }
 
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+static void take_signals(struct dev *d)
+{
+    struct signalfd_siginfo info;
+    int status = 0;
+    while (read(d->signals, &info, sizeof info) == (ssize_t)sizeof info)
+        d->over = d->over || info.ssi_signo != SIGCHLD;
+    if (!d->over && dev_server_ended(&d->server, &status)) {
+        fprintf(stderr, "graftctl: dev: graftd has ended (%s %d)\n",
+                WIFEXITED(status) ? "exit" : "signal",
+                WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+        d->over = true;
+        d->rc = 1;
+    }
+}
+
+/* ---- Swaps ----------------------------------------------------------------------------------- */
+
+/* A call of the server's that may last as long as a plugin's init does, on a thread of its own:
+ * Ctrl-C must end it. */
+struct call {
+    struct dev_server server;
+    struct buf said;
+    bool good;
+    int done; /* an eventfd */
+};
+
+static void *call_thread(void *arg)
+{
+    struct call *c = arg;
+    c->good = dev_server_reload(&c->server, &c->said);
+    eventfd_write(c->done, 1);
+    return NULL;
+}
+
+/* True: it has answered. False: d->over; a call that still waits is left alone, the program ends.
+ */
+static bool wait_for_call(struct dev *d, const struct call *c)
+{
+    int patience = PATIENT_MS;
+    while (!d->over) {
+        struct pollfd p[] = { { .fd = c->done, .events = POLLIN },
+                              { .fd = d->signals, .events = POLLIN } };
+        int n = poll(p, ARRAY_LEN(p), patience);
+        if (n == 0) {
+            say("the server still loads %s: does init, ready or start wait for something? Ctrl-C "
+                "ends",
+                d->options->so);
+            patience = -1;
+        }
+        if (n > 0 && p[0].revents != 0)
+            return true;
+        if (n > 0)
+            take_signals(d);
+    }
+    return false;
+}
+
+/* False: d->over. */
+static bool reload(struct dev *d, bool *good, struct buf *said)
+{
+    pthread_t thread;
+    struct call *c = calloc(1, sizeof *c);
+    if (c != NULL)
+        *c = (struct call){ .server = d->server, .done = eventfd(0, EFD_CLOEXEC) };
+    if (c == NULL || c->done < 0 || pthread_create(&thread, NULL, call_thread, c) != 0) {
+        if (c != NULL && c->done >= 0)
+            close(c->done);
+        free(c);
+        *good = dev_server_reload(&d->server, said);
+        return true;
+    }
+    if (!wait_for_call(d, c)) {
+        pthread_detach(thread);
+        return false;
+    }
+    pthread_join(thread, NULL);
+    *good = c->good;
+    *said = c->said;
+    close(c->done);
+    free(c);
+    return true;
+}
+
 /* False: it did not come so far that the server could say anything. */
 static bool swap(struct dev *d, uint64_t began)
 {
@@ -175,7 +265,9 @@ static bool swap(struct dev *d, uint64_t began)
         say("failed: %s", err.text);
         return false;
     }
-    bool good = dev_server_reload(&d->server, &said);
+    bool good;
+    if (!reload(d, &good, &said))
+        return false;
     show_duration(built, from - began);
     show_duration(swapped, clock_us() - from);
     buf_puts(&said, "");
@@ -214,41 +306,21 @@ static void turn(struct dev *d)
 
 /* ---- The loop -------------------------------------------------------------------------------- */
 
-/* False: it is over, with this exit status. */
-static bool take_signals(struct dev *d, int *rc)
-{
-    struct signalfd_siginfo info;
-    int status = 0;
-    while (read(d->signals, &info, sizeof info) == (ssize_t)sizeof info)
-        if (info.ssi_signo != SIGCHLD) {
-            *rc = 0;
-            return false;
-        }
-    if (dev_server_ended(&d->server, &status)) {
-        fprintf(stderr, "graftctl: dev: graftd has ended (%s %d)\n",
-                WIFEXITED(status) ? "exit" : "signal",
-                WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
-        *rc = 1;
-        return false;
-    }
-    return true;
-}
-
 static int loop(struct dev *d)
 {
-    int rc = 0;
-    for (;;) {
+    while (!d->over) {
         struct pollfd p[] = { { .fd = d->inotify, .events = POLLIN },
                               { .fd = d->signals, .events = POLLIN } };
         if (poll(p, ARRAY_LEN(p), -1) < 0 && errno != EINTR) {
             perror("graftctl: dev: poll");
             return 1;
         }
-        if (p[1].revents != 0 && !take_signals(d, &rc))
-            return rc;
-        if (p[0].revents != 0 && settle(d))
+        if (p[1].revents != 0)
+            take_signals(d);
+        if (!d->over && p[0].revents != 0 && settle(d))
             turn(d);
     }
+    return d->rc;
 }
 
 static int open_all(struct dev *d, struct err *err)

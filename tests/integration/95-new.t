@@ -252,6 +252,27 @@ def _():
         del os.environ["TMPDIR"]
 
 
+@case("make dev while init hangs: it says so, and Ctrl-C ends it", SANITIZER == "none",
+      "compiles by the installed flags, without sanitizers")
+def _():
+    temp = tempdir()
+    os.environ["TMPDIR"] = temp
+    path = new(tempdir(), "shop")
+    dev = Dev(path, LISTEN=f"127.0.0.1:{free_port()}")
+    try:
+        dev.says(r"shop\.so: built in .*, graftd started in ")
+        mark = dev.mark()
+        edit(steady(os.path.join(path, "shop.c")), "    if (s == NULL)", "    for (;;)\n        (void)getenv(\"A\");\n    if (s == NULL)")
+        dev.says(r"the server still loads shop\.so: does init, ready or start wait", mark)
+        began = time.monotonic()
+        dev.stop()
+        within(time.monotonic() - began, 0, secs(9), "seconds until it has ended")
+        is_(os.listdir(temp), [], "no folder is left")
+    finally:
+        dev.stop()
+        del os.environ["TMPDIR"]
+
+
 @case("make dev into a server that runs", SANITIZER == "none", "compiles by the installed flags, without sanitizers")
 def _():
     s = Server(["hello"])
