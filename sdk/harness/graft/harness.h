@@ -72,8 +72,8 @@ void graft_test_settings(const char *json);
  * is replaced as in the server: with export_state and import_state where both have them, requests
  * in progress end on the old version, and its cool, worker_fini and fini follow. The descriptor may
  * be the test's own, for a second version or a handler behind a middleware: see GRAFT_TEST_PLUGIN.
- * 0; -1: it was refused, all was undone, graft_test_why() and a line of comment say what the server's
- * log would.
+ * 0; -1: it was refused, all was undone, graft_test_why() and a line of comment say what the
+ * server's log would.
  */
 int graft_test_start(const graft_plugin *plugin, const char *config);
 
