@@ -370,7 +370,13 @@ def _():
     s = server(["hello", "counter"], {"middleware": ["counter"]}, listen=("127.0.0.1:0", "unix:" + os.path.join(tempdir(), "s")))
 
     def held():
-        return sorted(os.readlink(f"/proc/{s.proc.pid}/fd/{n}").split(":")[0] for n in os.listdir(f"/proc/{s.proc.pid}/fd"))
+        found = []
+        for n in os.listdir(f"/proc/{s.proc.pid}/fd"):
+            try:
+                found.append(os.readlink(f"/proc/{s.proc.pid}/fd/{n}").split(":")[0])
+            except FileNotFoundError:
+                pass  # closed since it was listed
+        return sorted(found)
     good(s)
     wait_for(lambda: not any(fd.startswith("pipe") for fd in held()), 10, "no pipe is left")
 
