@@ -252,6 +252,14 @@ const char *keep_path(const struct keep *k)
 
 /* ---- Changes --------------------------------------------------------------------------------- */
 
+static bool is_judged(const struct keep *k, const struct identity *identity)
+{
+    bool found = false;
+    for (size_t i = 0; i < ARRAY_LEN(k->judged) && !found; i++)
+        found = identity_same(&k->judged[i], identity);
+    return found;
+}
+
 void keep_good(struct keep *k, const struct kept *kept)
 {
     if (k == NULL)
@@ -262,7 +270,8 @@ void keep_good(struct keep *k, const struct kept *kept)
     mine.since_ms = keep_now_ms();
     pthread_mutex_lock(&k->lock);
     bool forgiven = quarantine_find(&k->model.quarantine, &kept->identity) != NULL;
-    if (forgiven || trials_find(&k->model.trials, &kept->identity) != NULL)
+    if (forgiven || is_judged(k, &kept->identity) ||
+        trials_find(&k->model.trials, &kept->identity) != NULL)
         verdict_good(&kept->identity, mine.since_ms);
     bool done = keep_model_good(&k->model, &mine);
     k->changes++;
@@ -277,12 +286,10 @@ void keep_good(struct keep *k, const struct kept *kept)
 
 bool keep_is_judged(struct keep *k, const struct identity *identity)
 {
-    bool found = false;
     if (k == NULL)
         return false;
     pthread_mutex_lock(&k->lock);
-    for (size_t i = 0; i < ARRAY_LEN(k->judged) && !found; i++)
-        found = identity_same(&k->judged[i], identity);
+    bool found = is_judged(k, identity);
     pthread_mutex_unlock(&k->lock);
     return found;
 }

@@ -117,6 +117,19 @@ static int sync_files(struct keep *k, struct err *err)
     return 0;
 }
 
+/* Of the good versions, that is. Those that are still to be copied are not in what is written now:
+   of a version that was promoted nothing but the verdict says so until then. */
+static bool is_whole(struct keep *k)
+{
+    list_each (it, &k->model.plugins) {
+        const struct keep_plugin *p = list_entry(it, struct keep_plugin, node);
+        for (size_t i = 0; i < p->ngood; i++)
+            if (!p->good[i].synced && (p->good[i].stored || p->good[i].from != NULL))
+                return false;
+    }
+    return true;
+}
+
 /* What another process has taken over is its to write: here it is not, and is not called so. */
 static int write_index(struct keep *k, struct err *err)
 {
@@ -124,13 +137,15 @@ static int write_index(struct keep *k, struct err *err)
     pthread_mutex_lock(&k->lock);
     int rc = keep_index_write(&k->model, &text);
     uint64_t changes = k->changes, told = verdicts_added();
+    bool whole = is_whole(k);
     pthread_mutex_unlock(&k->lock);
     rc = rc != 0 ? err_set(err, "out of memory") : keep_folder_write(&k->folder, &text, err);
     buf_fini(&text);
     pthread_mutex_lock(&k->lock);
     if (rc == 0) {
         k->written = changes;
-        verdicts_written(told);
+        if (whole)
+            verdicts_written(told);
     }
     pthread_mutex_unlock(&k->lock);
     return rc < 0 ? -1 : 0;

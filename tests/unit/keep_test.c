@@ -235,6 +235,40 @@ TEST(what_is_on_trial_is_known_after_a_crash)
     close_all(k);
 }
 
+/* It is copied and written some time after the answer; what was written in between had neither its
+ * trial nor it. */
+TEST(what_was_promoted_is_known_after_a_crash_before_its_file_is_copied)
+{
+    static struct verdict_area area;
+    struct keep *k = open_keep();
+    struct file one = make_file("shop", 1, "{}"), two = make_file("shop", 2, "{}");
+    struct trial trial = { .identity = two.kept.identity, .weight = 30 };
+    verdicts_open(&area);
+    add_good(k, &one);
+    ok(keep_trial(k, &trial));
+    ok(flush(k));
+    is(area.added - area.written, 0);
+    must(unlink(two.path) == 0 && symlink("x", two.path) == 0); /* cannot be copied */
+    for (int crash = 0; crash < 2;
+         crash++) { /* also one that comes before the next process has it */
+        add_good(k, &two);
+        ok(!flush(k));
+        ok(area.added > area.written);
+        keep_close(k);
+        verdicts_open(&area);
+        k = open_keep();
+        ok(keep_is_judged(k, &two.kept.identity));
+        ok(!keep_is_on_trial(k, &two.kept.identity, &trial));
+    }
+    must(unlink(two.path) == 0);
+    two = make_file("shop", 2, "{}");
+    add_good(k, &two);
+    ok(flush(k));
+    is(area.added - area.written, 0);
+    verdicts_open(NULL);
+    close_all(k);
+}
+
 TEST(trials_are_one_of_each_plugin_and_bounded)
 {
     struct trials t = { .n = 0 };
