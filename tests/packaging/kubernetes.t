@@ -332,6 +332,7 @@ def _():
         is_({probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")},
             {"startupProbe": "/startupz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}, f"{name}: three probes")
         is_(not_restricted(pod), [], f"{name}: restricted")
+        is_(pod["enableServiceLinks"], False, f"{name}: a Service's name is no setting")
         is_((container["securityContext"]["readOnlyRootFilesystem"], pod["automountServiceAccountToken"]), (True, False),
             f"{name}: nothing to write to but its volumes, no token")
 

@@ -40,6 +40,7 @@ template:
 {{- define "graft.pod" -}}
 serviceAccountName: {{ include "graft.name" . }}
 automountServiceAccountToken: false
+enableServiceLinks: false
 terminationGracePeriodSeconds: {{ add 10 (div (add (int64 .Values.drain.timeoutMs) 999) 1000) }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
