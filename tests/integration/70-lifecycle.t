@@ -335,6 +335,7 @@ def _():
                     ok(warning and re.search(r"imports __cxa_thread_atexit\w*: a thread_local with a destructor keeps the "
                        r"version mapped", warning["msg"]), "a warning when it is loaded", warning)
                 bad = s.active("sin")
+                wait_for(lambda: not s.ps("sin", "cooling"), 10, "what was replaced has left")
                 put(s, fresh("good"), "sin")
                 answer = s.reload()
                 ok(answer["ok"] and s.get("/sin").text == "good\n", "and is replaced: stuck ones do not make it busy",
